@@ -1,0 +1,8 @@
+"""Widgets that answer without a kernel: each class stands beside its own plain script and style sheet.
+
+They take arrays and tokens, never a model.
+"""
+
+from bookformer.widgets.attention_view import AttentionView
+
+__all__ = ["AttentionView"]
