@@ -27,7 +27,15 @@ LEVELS = {
         (["-e", ".", "--no-deps"], "the library, from lib/"),
     ],
 }
-BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge", "microsoft-edge"]
+BROWSERS = [
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "chrome",
+    "msedge",
+    "microsoft-edge",
+]
 BROWSER_PLACES = [
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
     "/Applications/Chromium.app/Contents/MacOS/Chromium",
@@ -70,7 +78,9 @@ def make_venv() -> None:
     made = subprocess.run([sys.executable, "-m", "venv", VENV], capture_output=True, text=True)
     if made.returncode:
         shutil.rmtree(VENV, ignore_errors=True)
-        sys.exit(f"Python can't make an environment; on Debian or Ubuntu: sudo apt-get install python3-venv\n{made.stdout}")
+        sys.exit(
+            f"Python can't make an environment; on Debian or Ubuntu: sudo apt-get install python3-venv\n{made.stdout}"
+        )
 
 
 def install(arguments: list[str], what: str) -> None:
@@ -94,7 +104,10 @@ def install(arguments: list[str], what: str) -> None:
 def main(level: str) -> None:
     """Complete .venv up to a level of LEVELS."""
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
-        sys.exit(f"The book needs Python 3.11, 3.12 or 3.13; this is {platform.python_version()}. Say which: make PYTHON=python3.11")
+        sys.exit(
+            f"The book needs Python 3.11, 3.12 or 3.13, and this is {platform.python_version()}. "
+            "Say which one to use, such as: make book PYTHON=python3.11"
+        )
     if level == "test":
         need_browser()  # first: nobody should wait for torch to hear of it
     make_venv()

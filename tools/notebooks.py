@@ -1,8 +1,8 @@
 """Keep each chapter's text (book/chapters/*.md) and notebook (notebooks/*.ipynb) one thing, executed and sound.
 
-    python tools/notebooks.py sync      the newer of the two rewrites the other; nothing runs
-    python tools/notebooks.py execute   sync, then run the chapters whose code changed since they last ran (--all: all)
-    python tools/notebooks.py check     say what is wrong with the chapters and the pages; change nothing
+python tools/notebooks.py sync      the newer of the two rewrites the other; nothing runs
+python tools/notebooks.py execute   sync, then run the chapters whose code changed since they last ran (--all: all)
+python tools/notebooks.py check     say what is wrong with the chapters and the pages; change nothing
 """
 
 import argparse
@@ -21,7 +21,10 @@ from jupytext.combine import combine_inputs_with_outputs
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[1]
-KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+METADATA = {  # of every notebook; nothing in it differs from machine to machine
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python", "pygments_lexer": "ipython3"},
+}
 STATE = "application/vnd.jupyter.widget-state+json"
 VIEW = "application/vnd.jupyter.widget-view+json"
 MAX_BYTES = 1_000_000  # of a chapter with its outputs
@@ -59,7 +62,7 @@ def notebook_path(name: str, root: Path = ROOT) -> Path:
 
 def as_text(notebook: nbformat.NotebookNode) -> str:
     """A notebook's cells as a MyST notebook, without outputs."""
-    bare = nbformat.v4.new_notebook(metadata={"kernelspec": KERNEL})
+    bare = nbformat.v4.new_notebook(metadata=METADATA)
     for cell in notebook.cells:
         kept = {key: value for key, value in cell.metadata.items() if key in ("tags", "mystnb")}
         bare.cells.append(nbformat.NotebookNode(cell_type=cell.cell_type, source=cell.source, metadata=kept))
@@ -72,7 +75,7 @@ def as_text(notebook: nbformat.NotebookNode) -> str:
 def from_text(text: str) -> nbformat.NotebookNode:
     """The notebook that a chapter's text describes, without outputs."""
     notebook = jupytext.reads(text, fmt="md:myst")
-    notebook.metadata = nbformat.NotebookNode(kernelspec=KERNEL)
+    notebook.metadata = nbformat.from_dict(METADATA)
     return notebook
 
 
@@ -83,7 +86,7 @@ def write(notebook: nbformat.NotebookNode, path: Path) -> None:
         name = hashlib.sha256(cell.source.encode()).hexdigest()[:12]
         seen[name] = seen.get(name, 0) + 1
         cell.id = f"{name}-{seen[name]}"
-        if "hide-cell" in cell.metadata.get("tags", []):
+        if {"hide-cell", "hide-input"} & set(cell.metadata.get("tags", [])):
             cell.metadata["jupyter"] = {"source_hidden": True}
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     path.parent.mkdir(exist_ok=True)
@@ -142,9 +145,8 @@ def run(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
     notebook.metadata.pop("widgets", None)
     client = NotebookClient(notebook, timeout=900, record_timing=False, resources={"metadata": {"path": str(folder)}})
     client.execute()
-    notebook.metadata = nbformat.NotebookNode(
-        kernelspec=KERNEL, **{key: notebook.metadata[key] for key in ("widgets",) if key in notebook.metadata}
-    )
+    widgets = {"widgets": notebook.metadata["widgets"]} if "widgets" in notebook.metadata else {}
+    notebook.metadata = nbformat.from_dict(METADATA | widgets)
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt")

@@ -67,9 +67,7 @@ def _expected(corpus: Corpus) -> list[tuple[Path, str]]:
     folder = Path(next(iter(spec.submodule_search_locations))) / corpus.folder
     lines = Path(__file__).with_name("data.sha256").read_text().splitlines()
     rows = [line.split("  ") for line in lines]  # as sha256sum writes them: the digest, two spaces, package/file
-    return [
-        (folder / name.split("/")[1], digest) for digest, name in rows if name.startswith(f"{corpus.package}/")
-    ]
+    return [(folder / name.split("/")[1], digest) for digest, name in rows if name.startswith(f"{corpus.package}/")]
 
 
 def _mend(corpus: Corpus) -> str:
