@@ -12,7 +12,7 @@ book: ## make a small environment (no torch) and build the book into _build/html
 	$(HAVE)
 	@$(PYTHON) tools/environment.py book
 	@$(RUN) tools/assets.py
-	@$(RUN) -m jupyter_book build . -W -n --keep-going
+	@.venv/bin/jupyter-book build . -W -n --keep-going
 	@echo "The book is _build/html/index.html: open it in a browser. No server is needed."
 
 test: ## install what is missing, and run every test

@@ -47,7 +47,7 @@ def fetch(entry: dict, to: Path) -> None:
         if found != entry["integrity"]:
             raise ValueError(f"{entry['package']} has hash {found}, not the locked {entry['integrity']}: not used")
         with tarfile.open(archive) as tar:
-            for source, target in entry["files"].items():
+            for target, source in entry["files"].items():
                 path = to / target
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(tar.extractfile(source).read())

@@ -58,14 +58,11 @@ def find_browser() -> str | None:
     return next(iter(found + [path for path in BROWSER_PLACES if Path(path).is_file()]), None)
 
 
-def need_browser() -> str:
-    """The path of a browser, or an end with the command that installs one."""
-    browser = find_browser()
-    if browser is None:
-        given = os.environ.get("BROWSER_PATH")
-        why = f"BROWSER_PATH is {given!r}, which is no program." if given else "No Chromium, Chrome or Edge was found."
-        sys.exit(f"{why} The tests open the book in one. Install it: {BROWSER_COMMAND}")
-    return browser
+def no_browser() -> str:
+    """What to say when there is none."""
+    given = os.environ.get("BROWSER_PATH")
+    why = f"BROWSER_PATH is {given!r}, which is no program." if given else "No Chromium, Chrome or Edge was found."
+    return f"{why} The tests open the book in one. Install it: {BROWSER_COMMAND}"
 
 
 def make_venv() -> None:
@@ -109,7 +106,8 @@ def main(level: str) -> None:
             "Say which one to use, such as: make book PYTHON=python3.11"
         )
     if level == "test":
-        need_browser()  # first: nobody should wait for torch to hear of it
+        if find_browser() is None:  # first: nobody should wait for torch to hear of it
+            sys.exit(no_browser())
     make_venv()
     for step in LEVELS["book"] + (LEVELS["all"] if level != "book" else []):
         install(*step)

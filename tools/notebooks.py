@@ -184,7 +184,7 @@ UNSTABLE = {
     "a path": re.compile(r"(?<![\w.])/(?:home|root|tmp|usr|Users|content)/|[A-Z]:\\\\"),
     "a clock": re.compile(r"\b\d{1,2}:\d{2}:\d{2}\b|\b20\d\d-\d\d-\d\d\b|\b\d+(?:\.\d+)? ?(?:ms|µs|seconds|secs)\b"),
     "a progress bar": re.compile(r"\d+%\|| it/s"),
-    "a warning": re.compile(r"\w*Warning:"),
+    "a warning": re.compile(r"Warning:"),
 }
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 DIRECTIVE = re.compile(r"^ {0,3}(?:`{3,}|:{3,})\{|\{[a-z:]+\}`", re.MULTILINE)

@@ -1,6 +1,7 @@
 """Scaled dot-product attention, its masks, multi-head attention and the key-value cache.
 
-Chapter: Attention. Papers: Vaswani et al. 2017 (attention, heads); Ainslie et al. 2023 (grouped heads).
+Chapter: Attention. Papers: Vaswani et al. 2017 (attention, heads); Shazeer 2019 and Ainslie et al. 2023
+(grouped heads).
 Shapes: B batch, T query positions, S key positions, D model width, H heads, K head width.
 """
 
@@ -16,7 +17,8 @@ from bookformer.config import ModelConfig
 def causal_mask(t: int, s: int | None = None, *, device: torch.device | None = None) -> Tensor:
     """Which keys each query may see when nobody may look ahead: (T, S) bool, True means "may attend".
 
-    The queries are the last T of S positions; without `s`, all of them.
+    The queries are the last T of S positions; without `s`, all of them. (PyTorch's own `is_causal` takes them for
+    the first T.)
 
     Raises:
         ValueError: T is below 1, or there are fewer keys than queries.
@@ -44,17 +46,25 @@ def padding_mask(lengths: Tensor, s: int) -> Tensor:
 
 
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, need_weights: bool = True
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    *,
+    causal: bool = False,
+    need_weights: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     """Average the values, weighted by how well each key matches the query.
 
-    Keys and values may have fewer heads than queries: each then serves a group of query heads that stand side by side.
+    With heads (four dimensions or more), keys and values may have fewer of them than queries: each then serves a
+    group of query heads that stand side by side.
 
     Args:
         q: queries (..., T, K), with heads (..., H, T, K).
         k: keys (..., S, K).
         v: values (..., S, width of a value).
         mask: bool, broadcastable to (..., T, S); True means "may attend".
+        causal: whether each query is kept from later keys too, the queries being the last T of S positions.
         need_weights: without, PyTorch's fused kernel computes the same output and never forms the weights.
 
     Returns:
@@ -66,12 +76,22 @@ def attention(
     _check_shapes(q, k, v)
     if mask is not None:
         _check_mask(mask, q, k)
-    if k.dim() > 2 and k.size(-3) != q.size(-3):  # grouped heads
+    t, s = q.size(-2), k.size(-2)
+    whole = causal and mask is None and t == s  # the one causal case that the fused kernel knows without a table
+    if causal and not (whole and not need_weights):
+        mask = causal_mask(t, s, device=q.device) if mask is None else mask & causal_mask(t, s, device=q.device)
+        _check_mask(mask, q, k)
+    if not need_weights:
+        lift = (None,) * (4 - q.dim())  # the fused kernel wants (B, H, T, K)
+        grouped = q.dim() > 3 and k.size(-3) != q.size(-3)
+        y = F.scaled_dot_product_attention(
+            q[lift], k[lift], v[lift], attn_mask=mask, is_causal=whole, enable_gqa=grouped
+        )
+        return y[(0,) * len(lift)], None
+    if q.dim() > 3:
         groups = q.size(-3) // k.size(-3)
         k, v = k.repeat_interleave(groups, dim=-3), v.repeat_interleave(groups, dim=-3)  # (..., H, S, K)
-    if not need_weights:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask), None
-    scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))  # (..., T, S)
+    scores = (q / math.sqrt(q.size(-1))) @ k.transpose(-2, -1)  # (..., T, S); divided first: float16 ends at 65,504
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
     weights = scores.softmax(dim=-1)  # (..., T, S)
@@ -80,15 +100,18 @@ def attention(
 
 def _check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
     shapes = f"queries {tuple(q.shape)}, keys {tuple(k.shape)}, values {tuple(v.shape)}"
-    if min(q.dim(), k.dim(), v.dim()) < 2:
-        raise ValueError(f"queries, keys and values need at least two dimensions: {shapes}")
+    if q.dim() < 2 or not q.dim() == k.dim() == v.dim():
+        raise ValueError(f"queries, keys and values need equally many dimensions, at least two: {shapes}")
     if q.size(-1) != k.size(-1):
         raise ValueError(f"queries and keys differ in width ({q.size(-1)} and {k.size(-1)}): {shapes}")
     if k.shape[:-1] != v.shape[:-1]:
         raise ValueError(f"there must be one value for each key: {shapes}")
-    if k.size(-2) == 0:
-        raise ValueError(f"there is no key to attend to: {shapes}")
-    if q.dim() > 2 and k.dim() > 2 and q.size(-3) % k.size(-3):
+    if 0 in q.shape or 0 in k.shape:
+        raise ValueError(f"there is no query or no key, so nothing to attend: {shapes}")
+    batch = -3 if q.dim() > 3 else -2  # where the batch dimensions end
+    if q.shape[:batch] != k.shape[:batch]:
+        raise ValueError(f"queries and keys are of different batches: {shapes}")
+    if q.dim() > 3 and q.size(-3) % k.size(-3):
         raise ValueError(f"{q.size(-3)} query heads do not split into {k.size(-3)} key heads: {shapes}")
 
 
@@ -126,8 +149,11 @@ class KVCache:
         """Take the keys and values (B, heads, T, K) of T new positions; return those of all (B, heads, S, K).
 
         Raises:
-            ValueError: the new positions do not fit.
+            ValueError: the new positions do not fit, are unlike those held, or want a gradient, which a cache that
+                is written in place can't carry.
         """
+        if k.requires_grad or v.requires_grad:
+            raise ValueError("a cache is for generating: use it under torch.no_grad()")
         end = self.length + k.size(-2)
         if end > self.context_length:
             raise ValueError(
@@ -136,6 +162,12 @@ class KVCache:
         if self._k is None:  # one block for the whole context: appending then copies nothing that is already there
             self._k = k.new_empty(*k.shape[:-2], self.context_length, k.size(-1))
             self._v = v.new_empty(*v.shape[:-2], self.context_length, v.size(-1))
+        for new, held in ((k, self._k), (v, self._v)):
+            if new.shape != (*held.shape[:-2], k.size(-2), held.size(-1)) or new.dtype != held.dtype:
+                raise ValueError(
+                    f"positions of shape {tuple(new.shape)} ({new.dtype}) do not fit a cache of "
+                    f"{tuple(held.shape)} ({held.dtype})"
+                )
         self._k[..., self.length : end, :] = k
         self._v[..., self.length : end, :] = v
         self.length = end
@@ -150,10 +182,10 @@ class MultiHeadAttention(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.n_heads, self.n_kv_heads, self.d_head = config.n_heads, config.n_kv_heads, config.d_head
+        self.n_heads, self.kv_heads, self.d_head = config.n_heads, config.kv_heads, config.d_head
         self.q = nn.Linear(config.d_model, config.n_heads * config.d_head)
-        self.k = nn.Linear(config.d_model, config.n_kv_heads * config.d_head)
-        self.v = nn.Linear(config.d_model, config.n_kv_heads * config.d_head)
+        self.k = nn.Linear(config.d_model, config.kv_heads * config.d_head)
+        self.v = nn.Linear(config.d_model, config.kv_heads * config.d_head)
         self.out = nn.Linear(config.n_heads * config.d_head, config.d_model)
 
     def forward(
@@ -162,6 +194,7 @@ class MultiHeadAttention(nn.Module):
         context: Tensor | None = None,
         *,
         mask: Tensor | None = None,
+        causal: bool = False,
         cache: KVCache | None = None,
         need_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
@@ -171,6 +204,7 @@ class MultiHeadAttention(nn.Module):
             x: where the queries come from (B, T, D).
             context: where the keys and values come from (B, S, D); `x` itself when None.
             mask: bool, broadcastable to (B, H, T, S); True means "may attend".
+            causal: whether each position is kept from later ones too; always so with a cache.
             cache: holds the keys and values of earlier positions; those of `x` are added to it.
             need_weights: whether to return the weights too.
 
@@ -178,17 +212,27 @@ class MultiHeadAttention(nn.Module):
             The output (B, T, D), and the weights (B, H, T, S) or None.
 
         Raises:
-            ValueError: as `attention` does; or a cache together with a context, which does not grow.
+            ValueError: as `attention` and `KVCache.append` do, and the cache is then as before; `x` is not (B, T, D);
+                or a cache together with a context, which does not grow.
         """
+        if x.dim() != 3:
+            raise ValueError(f"x must be (B, T, D), got shape {tuple(x.shape)}")
         if cache is not None and context is not None:
             raise ValueError("a cache is for a sequence that attends to itself: give a cache or a context, not both")
         context = x if context is None else context
         q = self._split(self.q(x), self.n_heads)  # (B, H, T, K)
-        k = self._split(self.k(context), self.n_kv_heads)  # (B, key heads, S, K)
-        v = self._split(self.v(context), self.n_kv_heads)  # (B, key heads, S, K)
-        if cache is not None:
+        k = self._split(self.k(context), self.kv_heads)  # (B, key heads, S, K)
+        v = self._split(self.v(context), self.kv_heads)  # (B, key heads, S, K)
+        if cache is None:
+            y, weights = attention(q, k, v, mask, causal=causal, need_weights=need_weights)  # (B, H, T, K)
+        else:
+            before = cache.length
             k, v = cache.append(k, v)
-        y, weights = attention(q, k, v, mask, need_weights=need_weights)  # (B, H, T, K)
+            try:
+                y, weights = attention(q, k, v, mask, causal=True, need_weights=need_weights)  # (B, H, T, K)
+            except ValueError:
+                cache.length = before
+                raise
         return self.out(y.transpose(1, 2).flatten(start_dim=2)), weights  # heads side by side again: (B, T, D)
 
     def _split(self, x: Tensor, heads: int) -> Tensor:

@@ -30,7 +30,7 @@ def below(value: float, bound: float) -> Margin:
     return Margin(float(bound) - float(value), f"{float(value):.4g} against at most {float(bound):.4g}")
 
 
-def check(claim: str, holds: "bool | Margin", **measured: object) -> None:
+def check(claim: str, holds: bool | Margin, **measured: object) -> None:
     """Print the claim if it holds.
 
     A claim about a trained model is given as `above(...)` or `below(...)`, so that `make seeds` can tell how
@@ -38,12 +38,16 @@ def check(claim: str, holds: "bool | Margin", **measured: object) -> None:
 
     Args:
         claim: one sentence, the same on every machine: no measured digits in it.
-        holds: whether the measurement supports it.
+        holds: whether the measurement supports it; an array or tensor of one truth value will do.
         **measured: the numbers behind it, shown only on failure.
 
     Raises:
         AssertionError: the claim is false; the message carries the numbers.
+        TypeError: `holds` is neither true nor false, such as a number or a tuple.
     """
+    holds = holds.item() if hasattr(holds, "item") else holds
+    if not isinstance(holds, bool | Margin):
+        raise TypeError(f"{claim}: {holds!r} is neither true nor false")
     if not holds:
         numbers = [holds.words] if isinstance(holds, Margin) else []
         numbers += [f"{name} = {value}" for name, value in measured.items()]

@@ -4,12 +4,13 @@ Read first. Imports nothing from this package.
 """
 
 from dataclasses import dataclass
+from numbers import Integral
 
 
 def _at_least_one(config: object, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
@@ -29,14 +30,16 @@ class ModelConfig:
     n_kv_heads: int | None = None  # key and value heads; as many as n_heads when None
 
     def __post_init__(self) -> None:
-        _at_least_one(self, "vocab_size", "context_length", "d_model", "n_heads")
-        if self.n_kv_heads is None:
-            object.__setattr__(self, "n_kv_heads", self.n_heads)  # the way to set a field of a frozen class
-        _at_least_one(self, "n_kv_heads")
+        _at_least_one(self, "vocab_size", "context_length", "d_model", "n_heads", "kv_heads")
         if self.d_model % self.n_heads:
             raise ValueError(f"d_model ({self.d_model}) must be a multiple of n_heads ({self.n_heads})")
-        if self.n_heads % self.n_kv_heads:
+        if self.n_heads % self.kv_heads:
             raise ValueError(f"n_heads ({self.n_heads}) must be a multiple of n_kv_heads ({self.n_kv_heads})")
+
+    @property
+    def kv_heads(self) -> int:
+        """Key and value heads."""
+        return self.n_heads if self.n_kv_heads is None else self.n_kv_heads
 
     @property
     def d_head(self) -> int:

@@ -15,6 +15,11 @@ from bookformer.tokenizers import visible
 STYLE = Path(__file__).with_name("book.mplstyle")  # for a chapter's own figures: plt.style.use(plots.STYLE)
 
 
+def as_array(numbers: object) -> np.ndarray:
+    """An array or a tensor, of any precision and on any device, as a float32 array."""
+    return np.asarray(numbers.detach().float().cpu() if hasattr(numbers, "detach") else numbers, dtype=np.float32)
+
+
 def heatmap(
     weights: object, query_tokens: Sequence[str], key_tokens: Sequence[str], *, titles: Sequence[str] = ("",)
 ) -> Figure:
@@ -29,7 +34,7 @@ def heatmap(
     Raises:
         ValueError: the sizes disagree, or a token that the figure's font can't draw.
     """
-    panels = np.asarray(weights.detach().cpu() if hasattr(weights, "detach") else weights, dtype=float)
+    panels = as_array(weights)
     panels = panels[None] if panels.ndim == 2 else panels
     wanted = (len(titles), len(query_tokens), len(key_tokens))
     if panels.shape != wanted:

@@ -9,6 +9,9 @@ function colour(x) { // x in 0..1
   return VIRIDIS[i].map((c, n) => Math.round(c + (at - i) * (VIRIDIS[i + 1][n] - c)));
 }
 
+const largest = (rows) => rows.reduce((top, row) => row.reduce((a, b) => Math.max(a, b), top), 0) || 1;
+const clamp = (x, size) => Math.min(Math.max(x, 0), size - 1);
+
 function make(tag, className, text, parent) {
   const node = document.createElement(tag);
   if (className) node.className = className;
@@ -63,13 +66,18 @@ function render({ model, el }) {
   let weights, key = null, hover = null; // hover: { query, key } under the mouse
 
   const put = (name, value) => { model.set(name, value); model.save_changes(); };
-  const marked = () => hover ?? { query: model.get("query"), key };
+  function marked() { // whatever is asked for, only what is there
+    const [, , queries, keys] = model.get("shape");
+    const place = hover ?? { query: model.get("query"), key };
+    return { query: clamp(place.query, queries), key: place.key === null ? null : clamp(place.key, keys) };
+  }
 
   function rowsOf(head) { // (T, S) of one head, or of the mean over all
-    const [, heads, queries, keys] = model.get("shape");
-    const chosen = head === "mean" ? [...Array(heads).keys()] : [head];
+    const [layers, heads, queries, keys] = model.get("shape");
+    const chosen = head === "mean" ? [...Array(heads).keys()] : [clamp(head, heads)];
+    const layer = clamp(model.get("layer"), layers);
     return Array.from({ length: queries }, (_, t) => Array.from({ length: keys }, (_, s) => {
-      const at = (h) => weights[((model.get("layer") * heads + h) * queries + t) * keys + s];
+      const at = (h) => weights[((layer * heads + h) * queries + t) * keys + s];
       return chosen.reduce((sum, h) => sum + at(h), 0) / chosen.length;
     }));
   }
@@ -109,8 +117,8 @@ function render({ model, el }) {
     });
   }
 
-  function choose(place) {
-    key = place.key;
+  function choose(place) { // a second click on the same cell lets go of its key
+    key = place.key === key && place.query === model.get("query") ? null : place.key;
     hover = null;
     if (place.query !== model.get("query")) put("query", place.query); // draws by its change
     else mark();
@@ -120,15 +128,14 @@ function render({ model, el }) {
 
   function drawMap() {
     const rows = rowsOf(model.get("head"));
-    const top = Math.max(...rows.flat()) || 1;
+    const top = largest(rows);
     const map = make("div", "attn-map", undefined, figure);
     const room = (root.clientWidth || 600) - 60;
     const cell = Math.min(36, Math.max(16, Math.floor(room / rows[0].length)));
     tokens(make("div", "attn-keys", undefined, map), "keys", model.get("key_tokens"), cell);
     tokens(make("div", "attn-queries", undefined, map), "queries", model.get("query_tokens"), cell);
     const canvas = make("canvas", "", undefined, map);
-    const at = (event) => ({ query: Math.min(rows.length - 1, Math.floor(event.offsetY / cell)),
-      key: Math.min(rows[0].length - 1, Math.floor(event.offsetX / cell)) });
+    const at = (event) => ({ query: Math.floor(event.offsetY / cell), key: Math.floor(event.offsetX / cell) });
     canvas.addEventListener("mousemove", (event) => { hover = at(event); mark(); });
     canvas.addEventListener("mouseleave", () => { hover = null; mark(); });
     canvas.addEventListener("click", (event) => choose(at(event)));
@@ -171,7 +178,7 @@ function render({ model, el }) {
   function drawAll() {
     const [, heads, queries, keys] = model.get("shape");
     const all = Array.from({ length: heads }, (_, h) => rowsOf(h));
-    const top = Math.max(...all.flat(2)) || 1;
+    const top = largest(all.flat());
     const cell = Math.max(2, Math.min(12, Math.floor(150 / Math.max(queries, keys))));
     const list = make("div", "attn-heads", undefined, figure);
     all.forEach((rows, h) => {
@@ -211,7 +218,7 @@ function render({ model, el }) {
       select.value = String(model.get(name));
       select.addEventListener("change", () => put(name, isNaN(select.value) ? select.value : Number(select.value)));
     };
-    const names = model.get("layer_names");
+    const names = model.get("layer_names").slice(0, layers);
     if (layers > 1) choice("Layer", "layer", names.map((text, i) => [i, text]));
     const each = Array.from({ length: heads }, (_, h) => [h, String(h)]);
     if (heads > 1) choice("Head", "head", [...each, ["mean", "mean"], ["all", "all"]]);
@@ -225,6 +232,8 @@ function render({ model, el }) {
   }
 
   function draw() { // everything, after a change of what is shown
+    hover = null;
+    const inside = figure.contains(document.activeElement);
     const focused = bar.contains(document.activeElement) ? [...bar.querySelectorAll("select, button")]
       .indexOf(document.activeElement) : -1;
     controls();
@@ -233,11 +242,17 @@ function render({ model, el }) {
     if (model.get("head") === "all") drawAll();
     else if (model.get("view") === "lines") drawLines();
     else drawMap();
+    if (inside) figure.focus();
     mark();
   }
 
-  function load() {
-    weights = unpack(model);
+  function load() { // after a change of what there is; its parts may arrive one by one
+    const [layers, heads, queries, keys] = model.get("shape");
+    const fresh = unpack(model);
+    if (fresh.length !== layers * heads * queries * keys) return;
+    if (model.get("query_tokens").length !== queries || model.get("key_tokens").length !== keys) return;
+    weights = fresh;
+    key = null;
     draw();
   }
 
@@ -250,18 +265,20 @@ function render({ model, el }) {
       Home: { query: 0, key }, End: { query: queries - 1, key }, Escape: { query, key: null },
     };
     const to = moves[event.key];
-    if (!to || event.target !== figure || model.get("head") === "all") return;
+    const modified = event.altKey || event.ctrlKey || event.metaKey || event.shiftKey;
+    if (!to || modified || event.target !== figure || model.get("head") === "all") return;
     event.preventDefault();
     event.stopPropagation();
     if (to.query < 0 || to.query >= queries || to.key < 0 || to.key >= keys) return;
     choose(to);
   });
 
-  const onQuery = () => mark();
-  model.on("change:query", onQuery);
-  const redrawn = ["layer", "head", "view", "query_tokens", "key_tokens"].map((name) => `change:${name}`);
-  for (const name of redrawn) model.on(name, draw);
-  for (const name of ["change:packed", "change:shape"]) model.on(name, load);
+  const listeners = { "change:query": () => { hover = null; mark(); } };
+  for (const name of ["layer", "head", "view"]) listeners[`change:${name}`] = draw;
+  for (const name of ["packed", "shape", "exact", "query_tokens", "key_tokens", "layer_names"]) {
+    listeners[`change:${name}`] = load;
+  }
+  for (const [name, listener] of Object.entries(listeners)) model.on(name, listener);
 
   let width = 0; // the cells follow the room there is, which is known only once the widget stands in the page
   const watch = new ResizeObserver(() => {
@@ -274,9 +291,7 @@ function render({ model, el }) {
   watch.observe(root);
   return () => {
     watch.disconnect();
-    model.off("change:query", onQuery);
-    for (const name of redrawn) model.off(name, draw);
-    for (const name of ["change:packed", "change:shape"]) model.off(name, load);
+    for (const [name, listener] of Object.entries(listeners)) model.off(name, listener);
   };
 }
 

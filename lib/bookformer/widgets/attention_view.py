@@ -10,6 +10,7 @@ import anywidget
 import numpy as np
 import traitlets
 
+from bookformer.plots import as_array
 from bookformer.tokenizers import visible
 
 TOLERANCE = 1e-3  # how far rounding may take a weight past 0 or 1
@@ -63,7 +64,7 @@ class AttentionView(anywidget.AnyWidget):
         exact: bool = False,
         layer_names: Sequence[str] | None = None,
     ) -> None:
-        weights = np.asarray(weights.detach().cpu() if hasattr(weights, "detach") else weights, dtype=np.float32)
+        weights = as_array(weights)
         key_tokens = query_tokens if key_tokens is None else key_tokens
         _check_weights(weights, len(query_tokens), len(key_tokens))
         if layer_names is not None and len(layer_names) != len(weights):

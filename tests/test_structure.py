@@ -1,0 +1,114 @@
+"""The house stays easy to hold in the head."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+LIB = ROOT / "lib" / "bookformer"
+ORDER = ["config", "checks", "tokenizers", "data", "attention", "plots", "widgets"]  # the reading order
+SOURCES = sorted(LIB.rglob("*.py"))
+
+
+def module_of(path, lib=LIB):
+    return path.relative_to(lib).parts[0].removesuffix(".py")
+
+
+def imports(path):
+    """Modules of this package that a file imports, however it writes the import."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = "bookformer" if node.level else node.module or ""
+            base = f"{base}.{node.module}" if node.level and node.module else base
+            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "bookformer" and len(parts) > 1 and parts[1] in ORDER:
+                yield parts[1]
+
+
+def test_every_module_is_in_the_reading_order():
+    assert {module_of(path) for path in SOURCES} - {"__init__"} == set(ORDER)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(LIB)))
+def test_imports_point_upwards(path):
+    if module_of(path) != "__init__":
+        own = ORDER.index(module_of(path))
+        assert set(imports(path)) - {module_of(path)} <= set(ORDER[:own])
+
+
+def test_every_way_of_importing_is_seen(tmp_path):
+    for line in (
+        "import bookformer.attention",
+        "from bookformer import attention",
+        "from bookformer.attention import x",
+        "from .attention import x",
+        "from . import attention",
+    ):
+        (tmp_path / "m.py").write_text(line)
+        assert set(imports(tmp_path / "m.py")) == {"attention"}, line
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(LIB)))
+def test_a_module_fits_on_a_few_screens(path):
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def test_the_tokenizers_need_no_torch():
+    code = "import sys, bookformer.tokenizers, bookformer.config, bookformer.checks; assert 'torch' not in sys.modules"
+    assert not subprocess.run([__import__("sys").executable, "-c", code]).returncode
+
+
+def tracked():
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+def test_the_address_stands_in_the_configuration_and_is_the_same_elsewhere():
+    address = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+    found = {}
+    for path in tracked():
+        if path.suffix in (".md", ".ipynb", ".py", ".yml", ".cff", ".toml", ".html"):
+            text = path.read_text(encoding="utf-8")
+            for url in re.findall(r"https://(?:github\.com|colab\.research\.google\.com/github)/[\w./-]+", text):
+                found.setdefault(url.replace("colab.research.google.com/github", "github.com"), path)
+    owner = "/".join(address.split("/")[:4])
+    wrong = {url: path for url, path in found.items() if url.startswith(owner + "/") and not url.startswith(address)}
+    assert not wrong
+    assert [url for url in found if url.startswith(address)]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_chapter_installs_this_library_from_this_address(path):
+    from bookformer import __version__
+
+    address = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+    wheel = f"{address}/releases/download/v{__version__}/bookformer-{__version__}-py3-none-any.whl"
+    assert wheel in path.read_text(encoding="utf-8")
+
+
+def test_nothing_unsafe():
+    unsafe = re.compile(
+        r"torch\.load\(|\bimport pickle|trust_remote_code|shell=True|innerHTML|outerHTML|(?<!\.)\beval\(|\bexec\("
+    )
+    for path in tracked():
+        if path.suffix in (".py", ".js", ".ipynb") and path != Path(__file__):
+            assert not unsafe.search(path.read_text(encoding="utf-8")), path
+
+
+def test_the_licences_are_there():
+    assert "MIT License" in (ROOT / "LICENSE").read_text()
+    assert "CC BY 4.0" in (ROOT / "LICENSE-TEXT").read_text()
+
+
+def test_nothing_large_is_kept():
+    assert [path for path in tracked() if path.stat().st_size > 2_000_000] == []
