@@ -24,7 +24,7 @@ def root():
 
 @pytest.fixture(scope="session")
 def build(tmp_path_factory):
-    """A function that builds a book (a folder with _config.yml), demands that there is no warning, and returns its HTML."""
+    """A function that builds a book, a folder with _config.yml, without a single warning, and returns its HTML."""
 
     def build(folder):
         out = tmp_path_factory.mktemp("built")

@@ -1,6 +1,7 @@
 """Every chapter: sound, true to its code when run again, and watched by a comparison that sees each digit.
 
-Strict nbval runs the chapters too (`make test` collects notebooks/). What nbval does not compare, widgets, is compared here.
+Strict nbval runs the chapters too (`make test` collects notebooks/). Widgets, which nbval
+does not compare, are compared here.
 """
 
 import base64

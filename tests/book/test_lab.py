@@ -1,5 +1,6 @@
 """AttentionView driven in a real JupyterLab with a kernel: keys and clicks in the browser, values in Python."""
 
+import contextlib
 import os
 import re
 import secrets
@@ -11,12 +12,9 @@ import urllib.request
 
 import nbformat
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
-import environment
-
-MAKE = r"""
-import numpy as np
+MAKE = r"""import numpy as np
 from bookformer.widgets import AttentionView
 from ipywidgets import IntSlider, VBox, jslink
 weights = np.random.default_rng(0).dirichlet(np.ones(4), size=(2, 3, 4))
@@ -25,7 +23,6 @@ slider = IntSlider(max=3)
 jslink((slider, "value"), (view, "query"))
 VBox([slider, view])"""
 ASK = 'print("query", view.query, "head", view.head)'
-FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-component-update --disable-sync".split()
 COLOURS = """(node) => {  // of a node's text, and of what lies behind it
   const text = getComputedStyle(node).color;
   while (getComputedStyle(node).backgroundColor === "rgba(0, 0, 0, 0)") node = node.parentElement;
@@ -37,49 +34,46 @@ COLOURS = """(node) => {  // of a node's text, and of what lies behind it
 def lab(tmp_path_factory):
     """The address of the notebook in a JupyterLab of its own, which knows no settings of the user's."""
     home = tmp_path_factory.mktemp("lab")
-    cells = [nbformat.v4.new_code_cell(source) for source in (MAKE.strip(), ASK)]
+    cells = [nbformat.v4.new_code_cell(source) for source in (MAKE, ASK)]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), home / "view.ipynb")
     (home / "config/labconfig").mkdir(parents=True)
     quiet = '{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}'  # no news, no updates
     (home / "config/labconfig/page_config.json").write_text(quiet)
     env = {name: value for name, value in os.environ.items() if not name.startswith(("JUPYTER", "IPYTHON"))}
+    env |= {"JUPYTER_CONFIG_DIR": f"{home}/config", "JUPYTER_DATA_DIR": f"{home}/data"}
     env |= {"HOME": str(home), "USERPROFILE": str(home)}
-    env |= {"JUPYTER_CONFIG_DIR": str(home / "config"), "JUPYTER_DATA_DIR": str(home / "data")}
     with socket.create_server(("127.0.0.1", 0)) as free:
-        address, token = f"http://127.0.0.1:{free.getsockname()[1]}", secrets.token_hex(16)
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ServerApp.ip=127.0.0.1", "--port", address[17:]]
+        port, token = free.getsockname()[1], secrets.token_hex(16)
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ServerApp.ip=127.0.0.1", f"--port={port}"]
     command += ["--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--notebook-dir={home}"]
     command += ["--allow-root"] if hasattr(os, "getuid") and os.getuid() == 0 else []
     with open(home / "log", "w") as log, subprocess.Popen(command, cwd=home, env=env, stdout=log, stderr=log) as server:
         try:
-            wait_for(f"{address}/api", lambda: server.poll() is None, home / "log")
-            yield f"{address}/lab/tree/view.ipynb?token={token}"
+            wait_for(f"http://127.0.0.1:{port}/api", server, home / "log")
+            yield f"http://127.0.0.1:{port}/lab/tree/view.ipynb?token={token}"
         finally:
             server.terminate()  # it ends its kernels first
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 server.wait(30)
-            finally:
-                server.kill()
+            server.kill()
 
 
-def wait_for(url, alive, log):
+def wait_for(url, server, log):
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     for _ in range(300):
-        try:
+        with contextlib.suppress(OSError):
             return direct.open(url, timeout=5).close()
-        except OSError:
-            assert alive(), log.read_text()
-            time.sleep(0.2)
-    pytest.fail(f"JupyterLab does not answer:\n{log.read_text()}")
+        assert server.poll() is None, log.read_text()
+        time.sleep(0.2)
+    pytest.fail(log.read_text())
 
 
 @pytest.fixture(scope="module")
-def notebook(lab):
+def notebook(lab, browser):
     """The page with every cell run, and a list of what went wrong: errors, and requests that leave this machine."""
-    wrong = []
-    with sync_playwright() as playwright:
-        page = playwright.chromium.launch(executable_path=environment.find_browser(), args=FLAGS).new_page()
+    with contextlib.closing(browser.new_page()) as page:
+        wrong = []
         page.on("pageerror", lambda error: wrong.append(f"{error}\n{error.stack}"))
         page.on("websocket", lambda opened: "://127.0.0.1:" in opened.url or wrong.append(opened.url))
         elsewhere = re.compile(r"https?://(?!127\.0\.0\.1:)")
@@ -92,17 +86,15 @@ def notebook(lab):
         expect(page.locator(".attn")).to_be_visible(timeout=60_000)
         expect(page.locator(".jp-OutputArea-output").last).to_have_text("query 0 head 0\n")
         yield page, wrong
-        page.context.browser.close()
 
 
 @pytest.fixture
 def page(notebook):
     """The page with head 0 as a heatmap, query 0 and no key marked."""
     page, wrong = notebook
-    choose_head(page, 0)
-    page.get_by_role("button", name="Heatmap").click()
-    page.locator(".attn-figure").press("Home")
-    page.locator(".attn-figure").press("Escape")
+    choose(page, head=0, view="Heatmap")
+    press(page, "Home", "Query “␣the” (0)")
+    press(page, "Escape", "attends to")
     yield page
     assert wrong == []
 
@@ -112,8 +104,9 @@ def menu(page, *names):
         page.locator("[class$=-itemLabel]").filter(has_text=re.compile(f"^{name}$")).click()
 
 
-def choose_head(page, head):
-    page.locator(".attn").get_by_label("Head").select_option(str(head))
+def choose(page, head, view):
+    page.get_by_role("combobox", name="Head").select_option(str(head))
+    page.get_by_role("button", name=view).click()
 
 
 def press(page, key, sentence):
@@ -134,12 +127,14 @@ def test_arrow_keys_choose_a_token_and_leave_the_cells_alone(page):
     expect(page.locator(".jp-Notebook .jp-Cell").first).to_contain_class("jp-mod-active")
 
 
-def test_another_head_is_another_picture(page):
+def test_another_head_is_another_picture_and_lines_are_lines(page):
     before = page.locator(".attn-map canvas").evaluate("(node) => node.toDataURL()")
     for head, compared in ((2, "!=="), (0, "===")):
-        choose_head(page, head)
+        choose(page, head, "Heatmap")
         drawn = f"(before) => document.querySelector('.attn-map canvas').toDataURL() {compared} before"
         page.wait_for_function(drawn, arg=before)
+    choose(page, head, "Lines")
+    expect(page.locator(".attn svg line")).not_to_have_count(0)
 
 
 def test_the_slider_and_the_query_move_together(page):
@@ -149,19 +144,14 @@ def test_the_slider_and_the_query_move_together(page):
     expect(page.locator(".widget-readout")).to_have_text("2")
 
 
-def test_lines_are_drawn(page):
-    page.get_by_role("button", name="Lines").click()
-    expect(page.locator(".attn svg line")).not_to_have_count(0)
-
-
 def test_the_kernel_knows_what_was_chosen(page):
-    choose_head(page, 1)
+    choose(page, 1, "Heatmap")
     press(page, "ArrowDown", "Query “<script>” (1)")
-    cell, said = page.locator(".jp-Notebook .jp-Cell").nth(1), ""
-    for _ in range(20):  # the message to a widget may arrive after the request to run a cell
+    cell = page.locator(".jp-Notebook .jp-Cell").nth(1)
+    for _ in range(10):  # a message to a widget may arrive after the request to run a cell
         cell.locator(".cm-content").press("Control+Enter")
-        said = cell.locator(".jp-OutputArea-output").inner_text()
-    assert said.strip() == "query 1 head 1"
+        expect(cell.locator(".jp-InputPrompt")).to_have_text(re.compile(r"\d"))
+    expect(cell.locator(".jp-OutputArea-output")).to_have_text("query 1 head 1\n")
 
 
 def test_text_stands_out_in_both_themes(page):
