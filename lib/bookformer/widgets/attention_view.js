@@ -97,10 +97,12 @@ function render({ model, el }) {
       return;
     }
     const order = row.map((w, s) => s).sort((a, b) => row[b] - row[a]);
-    const first = order.slice(0, 5).map((s) => `${name(asked, s)} ${number(row[s])}`).join(", ");
-    const rest = order.slice(5).reduce((sum, s) => sum + row[s], 0);
-    const more = order.length > 5 ? `; the other ${order.length - 5} keys together ${number(rest)}` : "";
-    status.textContent = `Query ${name(asks, query)} attends to ${first}${more}.`;
+    const first = order.slice(0, 5).filter((s, i) => i === 0 || row[s] >= 0.005);
+    const rest = order.slice(first.length);
+    const told = first.map((s) => `${name(asked, s)} ${number(row[s])}`).join(", ");
+    const sum = number(rest.reduce((total, s) => total + row[s], 0));
+    const more = rest.length ? `; the other ${rest.length} keys together ${sum}` : "";
+    status.textContent = `Query ${name(asks, query)} attends to ${told}${more}.`;
   }
 
   function tokens(parent, side, list, size) { // one clickable label a token
@@ -167,7 +169,7 @@ function render({ model, el }) {
         const on = t === query && (key === null || key === s);
         if (on) line.classList.add("on");
         line.setAttribute("stroke-width", on ? 1 + 4 * w : 1);
-        line.setAttribute("stroke-opacity", on ? 0.35 + 0.65 * w : 0.12 * w);
+        line.setAttribute("stroke-opacity", on ? 0.35 + 0.65 * w : 0.25 * w);
         svg.append(line);
       }));
       light();
