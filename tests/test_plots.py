@@ -18,8 +18,8 @@ def test_a_heatmap_shows_its_weights_and_tokens():
 
 
 def test_panels_share_a_scale():
-    figure = plots.heatmap(np.array([[[0.1]], [[0.9]]]), ["a"], ["b"], titles=["one", "two"])
-    assert [ax.images[0].get_clim() for ax in figure.axes[:2]] == [(0, 0.9), (0, 0.9)]
+    figure = plots.heatmap(np.array([[[0.25]], [[0.75]]]), ["a"], ["b"], titles=["one", "two"])
+    assert [ax.images[0].get_clim() for ax in figure.axes[:2]] == [(0, 0.75), (0, 0.75)]
     assert [ax.get_title() for ax in figure.axes[:2]] == ["one", "two"]
 
 
