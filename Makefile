@@ -1,9 +1,9 @@
 # Each line calls tools/; README.md says how to do the same without make.
 PYTHON ?= python3
 RUN := .venv/bin/python
-HAVE = @command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found. Install Python 3.11, 3.12 or 3.13, or say which: make PYTHON=..."; exit 1; }
+HAVE = @$(PYTHON) -c "" 2>/dev/null || { echo "$(PYTHON) does not run. Install Python 3.11, 3.12 or 3.13, or say which: make PYTHON=..."; exit 1; }
 
-.PHONY: help book test lab edit notebooks check mutants seeds address lock clean html env
+.PHONY: help book test lab edit notebooks check mutants seeds address lock clean env
 
 help: ## these lines
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)

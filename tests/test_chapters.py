@@ -6,8 +6,8 @@ does not compare, are compared here.
 
 import base64
 import copy
+import os
 import re
-import resource
 
 import numpy as np
 import pytest
@@ -88,14 +88,14 @@ def numbers(model):
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_widgets_hold_what_they_hold_when_run_again(name):
     stored = notebooks.read(notebooks.notebook_path(name))
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = os.times()
     again = notebooks.run(copy.deepcopy(stored), notebooks.ROOT / "notebooks")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    after = os.times()
     assert list(states(again)) == list(states(stored))
     for key, model in states(stored).items():
         assert states(again)[key]["state"] == model["state"]
         theirs = numbers(states(again)[key])
         for path, values in numbers(model).items():
             assert np.abs(values - theirs[path]).max() <= 1 / 255 + 1e-9, (key, path)
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert 1 < seconds <= MAX_CPU_SECONDS
+    seconds = after.children_user + after.children_system - before.children_user - before.children_system
+    assert os.name == "nt" or 1 < seconds <= MAX_CPU_SECONDS  # Windows does not count them

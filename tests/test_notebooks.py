@@ -1,7 +1,11 @@
 """`make check` finds what it should: a small sound chapter, spoilt in one way at a time."""
 
 import copy
+import os
 import re
+import shutil
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -178,7 +182,7 @@ def test_the_newer_of_text_and_notebook_wins(chapter):
     synced.cells[0].source = "# From the notebook"
     path = chapter.folder / "notebooks/01-sound.ipynb"
     notebooks.write(synced, path)
-    notebooks.os.utime(path, (chapter.text.stat().st_mtime + 5,) * 2)
+    os.utime(path, (chapter.text.stat().st_mtime + 5,) * 2)
     notebooks.sync("01-sound", chapter.folder)
     assert "# From the notebook" in chapter.text.read_text()
 
@@ -187,3 +191,15 @@ def test_no_random_name_is_left(chapter):
     text = notebooks.nbformat.writes(chapter.notebook)
     assert '"model_id": "' + "0" * 31 in text
     assert len(set(re.findall(r"\b[0-9a-f]{32}\b", text)) - {f"{i:032x}" for i in range(9)}) == 0
+
+
+def test_jupyterlab_s_pairing_writes_the_same_text(chapter, root):
+    """What `make edit` saves through jupytext is what `make notebooks` would write."""
+    shutil.copy(root / "jupytext.toml", chapter.folder)
+    chapter.notebook.cells[0].source = chapter.notebook.cells[0].source.replace("# A chapter", "# Edited in JupyterLab")
+    path = chapter.folder / "notebooks/01-sound.ipynb"
+    notebooks.write(chapter.notebook, path)
+    os.utime(path, (chapter.text.stat().st_mtime + 5,) * 2)
+    wanted = chapter.text.read_text().replace("# A chapter", "# Edited in JupyterLab")
+    subprocess.run([sys.executable, "-m", "jupytext", "--sync", path], check=True, capture_output=True)
+    assert chapter.text.read_text() == notebooks.as_text(notebooks.from_text(wanted))

@@ -38,7 +38,7 @@ def test_a_browser_that_is_none_is_named(monkeypatch):
 def test_make_names_a_missing_python(root):
     done = subprocess.run(["make", "book", "PYTHON=nopython"], cwd=root, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stdout == "nopython was not found. Install Python 3.11, 3.12 or 3.13, or say which: make PYTHON=...\n"
+    assert done.stdout == "nopython does not run. Install Python 3.11, 3.12 or 3.13, or say which: make PYTHON=...\n"
 
 
 def test_make_lists_every_target(root):

@@ -7,6 +7,7 @@ Each mutant is a copy of the repository with one line changed, on which the test
 A mutant that survives is a claim that no test keeps. Not part of `make test`.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -15,22 +16,14 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-COPIED = ["lib", "tests", "tools", "book", "notebooks", "pyproject.toml", "_config.yml", "_toc.yml", "LICENSE"]
-COPIED += [
-    "LICENSE-TEXT",
-    "requirements.txt",
-    "requirements-book.txt",
-    "requirements-data.txt",
-    "constraints.txt",
-    "README.md",
-]
+FETCHED = "book/assets/vendor"  # not tracked, and needed by the browser tests
 
 
 def run(tests: list[str], folder: Path) -> subprocess.CompletedProcess:
     """Run some tests on a copy, its own library first on the path."""
     code = "import sys, pytest; sys.path.insert(0, 'lib'); sys.exit(pytest.main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "-x", "-q", "-p", "no:cacheprovider", *tests]
-    environment = {**__import__("os").environ, "PYTHONPATH": str(folder / "lib"), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(folder / "lib"), "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=300)
 
 
@@ -41,9 +34,13 @@ def main(word: str) -> None:
     survived = 0
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        for name in COPIED:
-            source = ROOT / name
-            (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
+        listed = ["git", "ls-files", "-co", "--exclude-standard"]
+        names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+        for name in names:
+            if (ROOT / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, folder / name)
+        shutil.copytree(ROOT / FETCHED, folder / FETCHED)
         subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
         for tests in sorted({test for mutant in mutants for test in mutant["tests"]}):
             if run([tests], folder).returncode:

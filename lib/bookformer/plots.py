@@ -79,6 +79,10 @@ def curves(
         for (label, y), dash in zip(lines.items(), ["-", "--", "-.", ":"] * len(lines), strict=False):
             ax.plot(x, y, dash, label=label, marker="o" if len(x) < 12 else None)
         ax.set(xlabel=xlabel, ylabel=ylabel, xscale=xscale, yscale=yscale)
+        if xscale == "log":
+            ax.set_xticks(x, [f"{value:g}" for value in x])
+            ax.minorticks_off()
+
         ax.legend()
         plt.close(fig)
     return fig

@@ -101,7 +101,7 @@ function render({ model, el }) {
     const rest = order.slice(first.length);
     const told = first.map((s) => `${name(asked, s)} ${number(row[s])}`).join(", ");
     const sum = number(rest.reduce((total, s) => total + row[s], 0));
-    const more = rest.length ? `; the other ${rest.length} keys together ${sum}` : "";
+    const more = rest.length ? `; the others together ${sum}` : "";
     status.textContent = `Query ${name(asks, query)} attends to ${told}${more}.`;
   }
 
