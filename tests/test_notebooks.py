@@ -174,17 +174,28 @@ def test_running_again_changes_nothing_in_the_file(chapter):
     assert path.read_text() == before
 
 
-def test_the_newer_of_text_and_notebook_wins(chapter):
+def test_the_changed_one_of_text_and_notebook_wins(chapter):
     chapter.edit_text("# A chapter", "# From the text")
     synced = notebooks.sync("01-sound", chapter.folder)
     assert "# From the text" in synced.cells[0].source
     assert synced.cells[1].outputs[0].text == "42\n"  # an edit of the text keeps the outputs
     synced.cells[0].source = "# From the notebook"
-    path = chapter.folder / "notebooks/01-sound.ipynb"
-    notebooks.write(synced, path)
-    os.utime(path, (chapter.text.stat().st_mtime + 5,) * 2)
+    nbformat.write(synced, chapter.folder / "notebooks/01-sound.ipynb")
+    os.utime(chapter.text)  # whichever file is the newer
     notebooks.sync("01-sound", chapter.folder)
     assert "# From the notebook" in chapter.text.read_text()
+    assert list(notebooks.problems("01-sound", chapter.folder)) == []
+
+
+def test_two_changes_are_refused_and_both_kept(chapter):
+    path = chapter.folder / "notebooks/01-sound.ipynb"
+    chapter.edit_text("# A chapter", "# From the text")
+    chapter.notebook.cells[0].source = "# From the notebook"
+    nbformat.write(chapter.notebook, path)
+    before = chapter.text.read_text(), path.read_text()
+    with pytest.raises(ValueError, match=r"01-sound.md and 01-sound.ipynb were both changed: undo one"):
+        notebooks.sync("01-sound", chapter.folder)
+    assert (chapter.text.read_text(), path.read_text()) == before
 
 
 def test_no_random_name_is_left(chapter):

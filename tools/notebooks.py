@@ -1,6 +1,6 @@
 """Keep each chapter's text (book/chapters/*.md) and notebook (notebooks/*.ipynb) one thing, executed and sound.
 
-python tools/notebooks.py sync      the newer of the two rewrites the other; nothing runs
+python tools/notebooks.py sync      the one that was changed rewrites the other; nothing runs
 python tools/notebooks.py execute   sync, then run the chapters whose code changed since they last ran (--all: all)
 python tools/notebooks.py check     say what is wrong with the chapters and the pages; change nothing
 """
@@ -57,6 +57,11 @@ def notebook_path(name: str, root: Path = ROOT) -> Path:
     return root / "notebooks" / f"{name}.ipynb"
 
 
+def digest(*parts: bytes) -> str:
+    """One short hash of several parts."""
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+
+
 # --- text and notebook ---------------------------------------------------------------------------------------------
 
 
@@ -89,9 +94,13 @@ def write(notebook: nbformat.NotebookNode, path: Path) -> None:
         if {"hide-cell", "hide-input"} & set(cell.metadata.get("tags", [])):
             cell.metadata["jupyter"] = {"source_hidden": True}
     notebook.nbformat, notebook.nbformat_minor = 4, 5
+    notebook.metadata.setdefault("bookformer", {})["agreed"] = digest(as_text(notebook).encode())
+    content = nbformat.writes(notebook) + "\n"
+    if path.exists() and path.read_text(encoding="utf-8") == content:
+        return
     path.parent.mkdir(exist_ok=True)
     fresh = path.with_suffix(".new")
-    fresh.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
+    fresh.write_text(content, encoding="utf-8")
     os.replace(fresh, path)
 
 
@@ -101,28 +110,32 @@ def read(path: Path) -> nbformat.NotebookNode:
 
 
 def sync(name: str, root: Path = ROOT) -> nbformat.NotebookNode:
-    """Make text and notebook agree: the one that was changed last wins. Outputs stay, even those of changed code."""
-    text, notebook = text_path(name, root), notebook_path(name, root)
-    if not text.exists() or (notebook.exists() and notebook.stat().st_mtime > text.stat().st_mtime):
-        cells = read(notebook)
-        content = as_text(cells)
-        if not text.exists() or text.read_text(encoding="utf-8") != content:
-            text.write_text(content, encoding="utf-8")
-        return cells
-    cells = from_text(text.read_text(encoding="utf-8"))
-    if notebook.exists():
-        cells = combine_inputs_with_outputs(cells, read(notebook), fmt="md:myst")
-    if not notebook.exists() or as_text(cells) != as_text(read(notebook)):
-        write(cells, notebook)
-    return cells
+    """Make text and notebook agree: the one that was changed since they last did wins. Outputs stay, even old ones.
+
+    Raises:
+        ValueError: both were changed, and differ; nothing is written.
+    """
+    text, path = text_path(name, root), notebook_path(name, root)
+    if not path.exists():
+        notebook = from_text(text.read_text(encoding="utf-8"))
+        write(notebook, path)
+        return notebook
+    notebook = read(path)
+    theirs = as_text(notebook)
+    ours = as_text(from_text(text.read_text(encoding="utf-8"))) if text.exists() else theirs
+    agreed = notebook.metadata.get("bookformer", {}).get("agreed")
+    if ours != theirs and digest(ours.encode()) != agreed:
+        if digest(theirs.encode()) != agreed:
+            raise ValueError(f"{text.name} and {path.name} were both changed: undo one of them, and run this again")
+        notebook = combine_inputs_with_outputs(from_text(ours), notebook, fmt="md:myst")
+        theirs = ours
+    if not text.exists() or text.read_text(encoding="utf-8") != theirs:
+        text.write_text(theirs, encoding="utf-8")
+    write(notebook, path)
+    return notebook
 
 
 # --- what a chapter was run with -----------------------------------------------------------------------------------
-
-
-def digest(*parts: bytes) -> str:
-    """One short hash of several parts."""
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
 def hashes(notebook: nbformat.NotebookNode, root: Path = ROOT) -> dict[str, str]:
@@ -173,7 +186,6 @@ def execute(name: str, root: Path = ROOT, *, everything: bool = False) -> bool:
     notebook = run(notebook, root / "notebooks")
     notebook.metadata["bookformer"] = now
     write(notebook, notebook_path(name, root))
-    os.utime(text_path(name, root))  # the two agree: let the text be the newer one
     return True
 
 
@@ -312,12 +324,15 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.command == "check":
         sys.exit(1 if check() else 0)
-    for name in chapters():
-        if arguments.command == "sync":
-            sync(name)
-        else:
-            ran = execute(name, everything=arguments.all)
-            print(f"{name}: {'executed' if ran else 'its code has not changed'}", flush=True)
+    try:
+        for name in chapters():
+            if arguments.command == "sync":
+                sync(name)
+            else:
+                ran = execute(name, everything=arguments.all)
+                print(f"{name}: {'executed' if ran else 'its code has not changed'}", flush=True)
+    except ValueError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":
