@@ -22,10 +22,11 @@ test: ## install what is missing, and run every test
 	@$(RUN) -m pytest
 
 lab: env ## play with copies of the chapters in JupyterLab (in lab/, which git ignores)
-	@mkdir -p lab && cp -n notebooks/*.ipynb lab/
+	@mkdir -p lab && for f in notebooks/*.ipynb; do [ -e lab/$${f##*/} ] || cp $$f lab/; done
 	@$(RUN) -m jupyterlab --notebook-dir=lab
 
 edit: env ## work on the real chapters in JupyterLab; text and notebook are saved together
+	@$(RUN) tools/notebooks.py sync
 	@$(RUN) -m jupyterlab
 
 notebooks: env ## run the chapters whose code changed (ALL=1: all), and write text and notebook

@@ -27,6 +27,7 @@ METADATA = {  # of every notebook; nothing in it differs from machine to machine
 }
 STATE = "application/vnd.jupyter.widget-state+json"
 VIEW = "application/vnd.jupyter.widget-view+json"
+KEPT = ("tags", "mystnb")  # of a cell's metadata
 MAX_BYTES = 1_000_000  # of a chapter with its outputs
 HEADER = """---
 jupytext:
@@ -69,7 +70,7 @@ def as_text(notebook: nbformat.NotebookNode) -> str:
     """A notebook's cells as a MyST notebook, without outputs."""
     bare = nbformat.v4.new_notebook(metadata=METADATA)
     for cell in notebook.cells:
-        kept = {key: value for key, value in cell.metadata.items() if key in ("tags", "mystnb")}
+        kept = {key: cell.metadata[key] for key in KEPT if key in cell.metadata}
         bare.cells.append(nbformat.NotebookNode(cell_type=cell.cell_type, source=cell.source, metadata=kept))
         if cell.cell_type == "code":
             bare.cells[-1] |= {"outputs": [], "execution_count": None}
@@ -85,16 +86,19 @@ def from_text(text: str) -> nbformat.NotebookNode:
 
 
 def write(notebook: nbformat.NotebookNode, path: Path) -> None:
-    """Write a notebook whole or not at all, its cells named after what is in them."""
+    """Write a notebook whole or not at all, its cells named after what is in them, without what editors add."""
     seen: dict[str, int] = {}
     for cell in notebook.cells:
         name = hashlib.sha256(cell.source.encode()).hexdigest()[:12]
         seen[name] = seen.get(name, 0) + 1
         cell.id = f"{name}-{seen[name]}"
+        cell.metadata = nbformat.from_dict({key: cell.metadata[key] for key in KEPT if key in cell.metadata})
         if {"hide-cell", "hide-input"} & set(cell.metadata.get("tags", [])):
             cell.metadata["jupyter"] = {"source_hidden": True}
     notebook.nbformat, notebook.nbformat_minor = 4, 5
-    notebook.metadata.setdefault("bookformer", {})["agreed"] = digest(as_text(notebook).encode())
+    own = {key: notebook.metadata[key] for key in ("widgets", "bookformer") if key in notebook.metadata}
+    notebook.metadata = nbformat.from_dict(METADATA | {"bookformer": {}} | own)
+    notebook.metadata.bookformer["agreed"] = digest(as_text(notebook).encode())
     content = nbformat.writes(notebook) + "\n"
     if path.exists() and path.read_text(encoding="utf-8") == content:
         return
@@ -132,6 +136,7 @@ def sync(name: str, root: Path = ROOT) -> nbformat.NotebookNode:
     if not text.exists() or text.read_text(encoding="utf-8") != theirs:
         text.write_text(theirs, encoding="utf-8")
     write(notebook, path)
+    os.utime(text)  # JupyterLab's pairing wants the text to be the newer one
     return notebook
 
 
@@ -186,6 +191,7 @@ def execute(name: str, root: Path = ROOT, *, everything: bool = False) -> bool:
     notebook = run(notebook, root / "notebooks")
     notebook.metadata["bookformer"] = now
     write(notebook, notebook_path(name, root))
+    os.utime(text_path(name, root))
     return True
 
 
