@@ -115,11 +115,13 @@ def test_an_asset_with_the_locked_hash_is_unpacked(packed, tmp_path):
 
 
 def test_the_address_is_written_wherever_it_stands(root, tmp_path):
-    for name in ("_config.yml", "CITATION.cff", "book", "notebooks", "README.md"):
-        (shutil.copytree if (root / name).is_dir() else shutil.copy)(root / name, tmp_path / name)
+    for name in ("_config.yml", "CITATION.cff", "README.md"):
+        shutil.copy(root / name, tmp_path / name)
+    for name in ("book", "notebooks"):
+        shutil.copytree(root / name, tmp_path / name, ignore=shutil.ignore_patterns(".*", "vendor"))
     old = address.LINE.search((root / "_config.yml").read_text())[2]
     changed = address.write("https://github.com/owner/name", tmp_path)
-    assert changed == 4  # configuration, citation, a chapter's text and its notebook
+    assert changed == 5  # configuration, README, citation, a chapter's text and its notebook
     assert not [
         path for path in tmp_path.rglob("*.[micy]*") if path.is_file() and old in path.read_text(errors="ignore")
     ]
