@@ -58,9 +58,12 @@ def test_every_way_of_importing_is_seen(tmp_path):
         assert set(imports(tmp_path / "m.py")) == {"attention"}, line
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(LIB)))
-def test_a_module_fits_on_a_few_screens(path):
-    assert len(path.read_text().splitlines()) <= 400
+def test_a_module_fits_on_a_few_screens():
+    lengths = {
+        path.name: len(path.read_text().splitlines()) for path in LIB.rglob("*.*") if path.suffix in (".py", ".js")
+    }
+    assert "attention_view.js" in lengths
+    assert {name: lines for name, lines in lengths.items() if lines > 400} == {}
 
 
 def test_the_tokenizers_need_no_torch():
