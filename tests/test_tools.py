@@ -1,6 +1,7 @@
 """The tools behind make: they say what is missing in one line, and leave nothing half done."""
 
 import io
+import os
 import shutil
 import subprocess
 import sys
@@ -35,8 +36,14 @@ def test_a_browser_that_is_none_is_named(monkeypatch):
     assert "BROWSER_PATH is '/no/such/browser', which is no program" in environment.no_browser()
 
 
+def make(root, *words):
+    """Run make as a reader would, though the tests themselves may run below `make test`."""
+    outside = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(["make", *words], cwd=root, capture_output=True, text=True, env=outside)
+
+
 def test_make_names_a_missing_python(root):
-    done = subprocess.run(["make", "book", "PYTHON=nopython"], cwd=root, capture_output=True, text=True)
+    done = make(root, "book", "PYTHON=nopython")
     assert done.returncode == 2
     assert done.stdout == "nopython does not run. Install Python 3.11, 3.12 or 3.13, or say which: make PYTHON=...\n"
 
@@ -45,7 +52,7 @@ def test_make_lists_every_target(root):
     targets = {
         line.split(":")[0] for line in (root / "Makefile").read_text().splitlines() if ": " in line and "##" in line
     }
-    listed = subprocess.run(["make"], cwd=root, capture_output=True, text=True, check=True).stdout
+    listed = make(root).stdout
     assert {line.split()[1] for line in listed.splitlines()} == targets
     readme = (root / "README.md").read_text()
     assert [target for target in targets if f"make {target}" not in readme] == ["help"]
