@@ -136,3 +136,11 @@ def test_search_finds_a_word_of_the_chapter(base, open_page):
     page = open_page(f"{base}/search.html?q=jacobian").page
     page.wait_for_selector("ul.search li a", timeout=10_000)
     assert "Attention" in page.locator("ul.search").inner_text()
+
+
+def test_on_paper_solutions_stand_open(html, open_page):
+    page = open_page(f"file://{html}/{CHAPTER}.html", widgets=2).page
+    solution = page.get_by_text("18 is one fifth of 10")
+    assert not solution.is_visible()
+    page.emulate_media(media="print")
+    assert solution.is_visible()
