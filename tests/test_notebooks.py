@@ -180,10 +180,12 @@ def test_the_changed_one_of_text_and_notebook_wins(chapter):
     assert "# From the text" in synced.cells[0].source
     assert synced.cells[1].outputs[0].text == "42\n"  # an edit of the text keeps the outputs
     synced.cells[0].source = "# From the notebook"
+    synced.metadata["editor"] = "adds this"
     nbformat.write(synced, chapter.folder / "notebooks/01-sound.ipynb")
     os.utime(chapter.text)  # whichever file is the newer
     notebooks.sync("01-sound", chapter.folder)
     assert "# From the notebook" in chapter.text.read_text()
+    assert "adds this" not in (chapter.folder / "notebooks/01-sound.ipynb").read_text()
     assert list(notebooks.problems("01-sound", chapter.folder)) == []
 
 

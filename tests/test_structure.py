@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,8 @@ def test_the_licences_are_there():
 
 def test_nothing_large_is_kept():
     assert [path for path in tracked() if path.stat().st_size > 2_000_000] == []
+
+
+def test_every_mutant_still_has_its_line():
+    for mutant in tomllib.loads((ROOT / "tests" / "mutants.toml").read_text())["mutant"]:
+        assert (ROOT / mutant["file"]).read_text(encoding="utf-8").count(mutant["old"]) == 1, mutant
