@@ -123,6 +123,7 @@ SPOILT = {
     "text that differs": (lambda c: c.edit_text("# A chapter", "# Another"), "text and notebook differ"),
     "a broken link": (lambda c: c.edit_text("01-sound.ipynb", "gone.ipynb"), "broken link: gone.ipynb"),
     "a directive": (lambda c: c.edit_text("See", ":::{note}\nNo\n:::\n\nSee"), "':::{' is MyST"),
+    "a fenced directive": (lambda c: c.edit_text("See", "```{note}\nNo\n```\n\nSee"), "'```{' is MyST"),
     "a role": (lambda c: c.edit_text("See", "{doc}`x` See"), "'{doc}`' is MyST"),
     "too large": (lambda c: c.say("x" * 1_100_000), "1.1 MB with its outputs; a chapter stays under 1 MB"),
     "too many ignored": (

@@ -28,6 +28,7 @@ METADATA = {  # of every notebook; nothing in it differs from machine to machine
 STATE = "application/vnd.jupyter.widget-state+json"
 VIEW = "application/vnd.jupyter.widget-view+json"
 KEPT = ("tags", "mystnb")  # of a cell's metadata
+LIBRARY = (".py", ".js", ".css", ".mplstyle", ".sha256")  # the files that outputs depend on
 MAX_BYTES = 1_000_000  # of a chapter with its outputs
 HEADER = """---
 jupytext:
@@ -146,7 +147,7 @@ def sync(name: str, root: Path = ROOT) -> nbformat.NotebookNode:
 def hashes(notebook: nbformat.NotebookNode, root: Path = ROOT) -> dict[str, str]:
     """What a chapter's outputs depend on: its code, the library and the pinned versions."""
     code = [cell.source.encode() for cell in notebook.cells if cell.cell_type == "code"]
-    library = sorted(path for path in (root / "lib").rglob("*") if path.suffix in (".py", ".js", ".css", ".mplstyle"))
+    library = sorted(path for path in (root / "lib").rglob("*") if path.suffix in LIBRARY)
     pins = [root / "requirements.txt", root / "requirements-book.txt", root / "requirements-data.txt"]
     return {
         "code": digest(*code),
@@ -274,9 +275,12 @@ def problems_of_tags(notebook: nbformat.NotebookNode) -> Iterator[str]:
 
 def problems_of_prose(name: str, text: str, root: Path) -> Iterator[str]:
     """Broken links, and anything that JupyterLab, Colab and GitHub would show as raw text."""
-    prose = re.sub(r"^```.*?^```", "", text.split("---\n", 2)[-1], flags=re.MULTILINE | re.DOTALL)
-    if "chapters" in name and (found := DIRECTIVE.search(re.sub(r"^```\{code-cell\}", "", prose, flags=re.MULTILINE))):
-        yield f"{found.group()!r} is MyST: a chapter is plain Markdown"
+    body = text.removeprefix(HEADER)
+    if "chapters" in name:
+        found = DIRECTIVE.search(re.sub(r"^```\{code-cell\}.*?^```", "", body, flags=re.MULTILINE | re.DOTALL))
+        if found:
+            yield f"{found.group()!r} is MyST: a chapter is plain Markdown"
+    prose = re.sub(r"^```.*?^```", "", body, flags=re.MULTILINE | re.DOTALL)
     base = root / ("notebooks" if "chapters" in name else "book")  # a chapter's links are those of its notebook
     for target in LINK.findall(prose):
         if "://" in target or target.startswith(("mailto:", "#")):
