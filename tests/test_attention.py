@@ -115,6 +115,25 @@ def test_causal_is_the_causal_mask(need_weights, t, padding):
     assert_close(attention(q, k, v, padding, causal=True, need_weights=need_weights)[0], expected, **CLOSE)
 
 
+@pytest.mark.parametrize("need_weights", [True, False])
+@pytest.mark.parametrize("mask", [None, padding_mask(torch.tensor([6, 5]), 6)])
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_bias_is_added_to_the_scores(need_weights, mask, causal):
+    q, k, v = qkv(4, 2, 6, 6)
+    bias = torch.randn(4, 6, 6)
+    hidden = torch.zeros(2, 1, 6, 6)
+    for one in (mask, causal_mask(6) if causal else None):
+        hidden = hidden if one is None else hidden.masked_fill(~one, float("-inf"))
+    theirs = F.scaled_dot_product_attention(q, k, v, attn_mask=hidden + bias, enable_gqa=True)
+    ours, _ = attention(q, k, v, mask, bias=bias, causal=causal, need_weights=need_weights)
+    assert_close(ours, theirs, **CLOSE)
+
+
+def test_a_bias_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match=r"a bias of shape \(2, 5, 5\) does not broadcast to \(2, 4, 6, 6\)"):
+        attention(*qkv(4, 4, 6, 6), bias=torch.zeros(2, 5, 5))
+
+
 def test_large_numbers_in_half_precision_do_not_overflow():
     q = torch.full((2, 128), 30.0, dtype=torch.float16)
     assert attention(q, q, q)[0].isfinite().all()

@@ -21,10 +21,11 @@ def test_sizes_may_be_numpy_integers():
     assert ModelConfig(**SIZES | {"d_model": np.int64(32)}).d_head == 8
 
 
-@pytest.mark.parametrize("name", ["vocab_size", "context_length", "d_model", "n_heads", "kv_heads"])
+@pytest.mark.parametrize("name", ["vocab_size", "context_length", "d_model", "n_heads", "kv_heads", "n_layers", "d_ff"])
 @pytest.mark.parametrize("value", [0, -1, 2.0, True])
 def test_a_size_is_a_positive_whole_number(name, value):
-    with pytest.raises(ValueError, match=rf"{name} must be a whole number of at least 1, got {value!r}"):
+    shown = "ff_width" if name == "d_ff" else name
+    with pytest.raises(ValueError, match=rf"{shown} must be a whole number of at least 1, got {value!r}"):
         ModelConfig(**SIZES | {"n_kv_heads" if name == "kv_heads" else name: value})
 
 
@@ -36,6 +37,34 @@ def test_d_model_must_split_into_heads():
 def test_query_heads_must_split_into_key_heads():
     with pytest.raises(ValueError, match=r"n_heads \(4\) must be a multiple of n_kv_heads \(3\)"):
         ModelConfig(**SIZES, n_kv_heads=3)
+
+
+def test_the_feed_forward_width_is_four_times_the_model_width_unless_said():
+    assert ModelConfig(**SIZES).ff_width == 64
+    assert ModelConfig(**SIZES, d_ff=40).ff_width == 40
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"kind": "both"}, "kind is one of decoder, encoder, encoder-decoder; got 'both'"),
+        ({"positions": "absolute"}, "positions is one of learned, .* none; got 'absolute'"),
+        ({"norm": "batch"}, "norm is one of layer, rms; got 'batch'"),
+        ({"norm_place": "both"}, "norm_place is one of pre, post; got 'both'"),
+        ({"activation": "tanh"}, "activation is one of gelu, gelu_tanh, relu, swiglu; got 'tanh'"),
+        ({"positions": "rotary", "d_model": 12}, r"turn pairs of numbers: d_head \(3\) must be even"),
+        ({"positions": "sinusoidal", "d_model": 9, "n_heads": 3}, r"sinusoids come in pairs: d_model \(9\)"),
+        ({"positions": "relative", "relative_distance": 16}, r"relative_distance \(16\) must be above 16"),
+        ({"dropout": 1.0}, "dropout must be at least 0 and below 1, got 1.0"),
+        ({"dropout": -0.1}, "dropout must be at least 0 and below 1, got -0.1"),
+        ({"n_segments": -1}, "n_segments must be a whole number of at least 0, got -1"),
+        ({"rotary_base": 0.0}, "rotary_base must be positive and finite, got 0.0"),
+        ({"norm_eps": float("nan")}, "norm_eps must be positive and finite, got nan"),
+    ],
+)
+def test_parts_that_are_not_there_or_do_not_fit(parts, message):
+    with pytest.raises(ValueError, match=message):
+        ModelConfig(**SIZES | parts)
 
 
 def test_a_configuration_does_not_change():

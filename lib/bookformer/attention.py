@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bookformer.config import ModelConfig
+from bookformer.positions import NoPositions
+from bookformer.taps import NO_TAPS, Taps
 
 
 def causal_mask(t: int, s: int | None = None, *, device: torch.device | None = None) -> Tensor:
@@ -51,6 +53,7 @@ def attention(
     v: Tensor,
     mask: Tensor | None = None,
     *,
+    bias: Tensor | None = None,
     causal: bool = False,
     need_weights: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
@@ -64,6 +67,7 @@ def attention(
         k: keys (..., S, K).
         v: values (..., S, width of a value).
         mask: bool, broadcastable to (..., T, S); True means "may attend".
+        bias: added to the scores, broadcastable to (..., T, S): what some position schemes have to say.
         causal: whether each query is kept from later keys too, the queries being the last T of S positions.
         need_weights: without, PyTorch's fused kernel computes the same output and never forms the weights.
 
@@ -76,26 +80,37 @@ def attention(
     _check_shapes(q, k, v)
     if mask is not None:
         _check_mask(mask, q, k)
+    if bias is not None:
+        _check_fits("bias", bias, (*q.shape[:-1], k.size(-2)))
+        bias = bias.to(q.dtype)
     t, s = q.size(-2), k.size(-2)
-    whole = causal and mask is None and t == s  # the one causal case that the fused kernel knows without a table
+    # the one causal case that the fused kernel knows without a table
+    whole = causal and mask is None and bias is None and t == s
     if causal and not (whole and not need_weights):
         mask = causal_mask(t, s, device=q.device) if mask is None else mask & causal_mask(t, s, device=q.device)
         _check_mask(mask, q, k)
     if not need_weights:
         lift = (None,) * (4 - q.dim())  # the fused kernel wants (B, H, T, K)
         grouped = q.dim() > 3 and k.size(-3) != q.size(-3)
+        table = bias if mask is None or bias is None else bias.masked_fill(~mask, float("-inf"))
+        table = mask if bias is None else table
         y = F.scaled_dot_product_attention(
-            q[lift], k[lift], v[lift], attn_mask=mask, is_causal=whole, enable_gqa=grouped
+            q[lift], k[lift], v[lift], attn_mask=table, is_causal=whole, enable_gqa=grouped
         )
         return y[(0,) * len(lift)], None
-    if q.dim() > 3:
-        groups = q.size(-3) // k.size(-3)
-        k, v = k.repeat_interleave(groups, dim=-3), v.repeat_interleave(groups, dim=-3)  # (..., H, S, K)
+    k, v = _for_each_head(k, q), _for_each_head(v, q)  # (..., H, S, K)
     scores = (q / math.sqrt(q.size(-1))) @ k.transpose(-2, -1)  # (..., T, S); divided first: float16 ends at 65,504
+    if bias is not None:
+        scores = scores + bias
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
     weights = scores.softmax(dim=-1)  # (..., T, S)
     return weights @ v, weights
+
+
+def _for_each_head(x: Tensor, q: Tensor) -> Tensor:
+    """Keys or values once for each query head of their group."""
+    return x if q.dim() < 4 or x.size(-3) == q.size(-3) else x.repeat_interleave(q.size(-3) // x.size(-3), dim=-3)
 
 
 def _check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
@@ -118,16 +133,19 @@ def _check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
 def _check_mask(mask: Tensor, q: Tensor, k: Tensor) -> None:
     if mask.dtype != torch.bool:
         raise ValueError(f'a mask is bool (True means "may attend"), got {mask.dtype}')
-    wanted = (*q.shape[:-1], k.size(-2))  # (..., T, S)
-    try:
-        fits = torch.broadcast_shapes(mask.shape, wanted) == wanted
-    except RuntimeError:
-        fits = False
-    if not fits:
-        raise ValueError(f"a mask of shape {tuple(mask.shape)} does not broadcast to {tuple(wanted)}")
+    _check_fits("mask", mask, (*q.shape[:-1], k.size(-2)))
     blind = (~mask.any(dim=-1)).nonzero()
     if len(blind):
         raise ValueError(f"the mask hides every key from the query at index {tuple(blind[0].tolist())} of its shape")
+
+
+def _check_fits(what: str, x: Tensor, wanted: tuple[int, ...]) -> None:
+    try:
+        fits = torch.broadcast_shapes(x.shape, wanted) == wanted
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(f"a {what} of shape {tuple(x.shape)} does not broadcast to {tuple(wanted)}")
 
 
 class KVCache:
@@ -183,10 +201,10 @@ class MultiHeadAttention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.n_heads, self.kv_heads, self.d_head = config.n_heads, config.kv_heads, config.d_head
-        self.q = nn.Linear(config.d_model, config.n_heads * config.d_head)
-        self.k = nn.Linear(config.d_model, config.kv_heads * config.d_head)
-        self.v = nn.Linear(config.d_model, config.kv_heads * config.d_head)
-        self.out = nn.Linear(config.n_heads * config.d_head, config.d_model)
+        self.q = nn.Linear(config.d_model, config.n_heads * config.d_head, bias=config.bias)
+        self.k = nn.Linear(config.d_model, config.kv_heads * config.d_head, bias=config.bias)
+        self.v = nn.Linear(config.d_model, config.kv_heads * config.d_head, bias=config.bias)
+        self.out = nn.Linear(config.n_heads * config.d_head, config.d_model, bias=config.bias)
 
     def forward(
         self,
@@ -195,8 +213,10 @@ class MultiHeadAttention(nn.Module):
         *,
         mask: Tensor | None = None,
         causal: bool = False,
+        positions: NoPositions | None = None,
         cache: KVCache | None = None,
         need_weights: bool = False,
+        taps: Taps = NO_TAPS,
     ) -> tuple[Tensor, Tensor | None]:
         """Attend.
 
@@ -205,8 +225,11 @@ class MultiHeadAttention(nn.Module):
             context: where the keys and values come from (B, S, D); `x` itself when None.
             mask: bool, broadcastable to (B, H, T, S); True means "may attend".
             causal: whether each position is kept from later ones too; always so with a cache.
+            positions: a scheme that turns queries and keys, or adds to their scores; not for a context.
             cache: holds the keys and values of earlier positions; those of `x` are added to it.
             need_weights: whether to return the weights too.
+            taps: names what is computed: q, k and v (B, heads, T, K) after any turning, weights (B, H, T, S), and
+                heads (B, T, H, K), what each head found.
 
         Returns:
             The output (B, T, D), and the weights (B, H, T, S) or None.
@@ -219,21 +242,35 @@ class MultiHeadAttention(nn.Module):
             raise ValueError(f"x must be (B, T, D), got shape {tuple(x.shape)}")
         if cache is not None and context is not None:
             raise ValueError("a cache is for a sequence that attends to itself: give a cache or a context, not both")
-        context = x if context is None else context
+        start = 0 if cache is None else cache.length
+        context, positions = (x, positions) if context is None else (context, None)
         q = self._split(self.q(x), self.n_heads)  # (B, H, T, K)
         k = self._split(self.k(context), self.kv_heads)  # (B, key heads, S, K)
-        v = self._split(self.v(context), self.kv_heads)  # (B, key heads, S, K)
-        if cache is None:
-            y, weights = attention(q, k, v, mask, causal=causal, need_weights=need_weights)  # (B, H, T, K)
-        else:
-            before = cache.length
+        v = taps("v", self._split(self.v(context), self.kv_heads))  # (B, key heads, S, K)
+        if positions is not None:
+            q, k = positions.rotate(q, start), positions.rotate(k, start)
+        q, k = taps("q", q), taps("k", k)
+        if cache is not None:
             k, v = cache.append(k, v)
-            try:
-                y, weights = attention(q, k, v, mask, causal=True, need_weights=need_weights)  # (B, H, T, K)
-            except ValueError:
-                cache.length = before
-                raise
-        return self.out(y.transpose(1, 2).flatten(start_dim=2)), weights  # heads side by side again: (B, T, D)
+        try:
+            y, weights = attention(
+                q,
+                k,
+                v,
+                mask,
+                bias=None if positions is None else positions.bias(q.size(2), k.size(2)),
+                causal=causal or cache is not None,
+                need_weights=need_weights or taps.wants("weights"),
+            )  # (B, H, T, K), (B, H, T, S)
+        except ValueError:
+            if cache is not None:
+                cache.length = start
+            raise
+        if taps.wants("weights"):
+            found, weights = weights, taps("weights", weights)
+            y = y if weights is found else weights @ _for_each_head(v, q)
+        y = taps("heads", y.transpose(1, 2))  # (B, T, H, K)
+        return self.out(y.flatten(start_dim=2)), weights  # heads side by side again: (B, T, D)
 
     def _split(self, x: Tensor, heads: int) -> Tensor:
         return x.unflatten(-1, (heads, self.d_head)).transpose(1, 2)  # (B, T, heads * K) -> (B, heads, T, K)
