@@ -78,7 +78,36 @@ def test_training_counts_are_positive(name, value):
         TrainConfig(**{"steps": 10} | {name: value})
 
 
-@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf")])
-def test_the_learning_rate_is_positive_and_finite(rate):
-    with pytest.raises(ValueError, match=f"learning_rate must be positive and finite, got {rate}"):
-        TrainConfig(steps=10, learning_rate=rate)
+@pytest.mark.parametrize("name", ["batch_size", "validate_every", "patience", "checkpoint_every"])
+def test_every_training_count_is_at_least_one(name):
+    with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1, got 0"):
+        TrainConfig(**{"steps": 10, name: 0})
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "clip"])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_the_learning_rate_and_the_clip_are_positive_and_finite(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be positive and finite, got {value}"):
+        TrainConfig(**{"steps": 10, name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("warmup_fraction", -0.1, "warmup_fraction must be between 0 and 1, got -0.1"),
+        ("warmup_fraction", 1.5, "warmup_fraction must be between 0 and 1, got 1.5"),
+        ("final_fraction", float("nan"), "final_fraction must be between 0 and 1, got nan"),
+        ("weight_decay", -0.1, "weight_decay must be at least 0 and finite, got -0.1"),
+        ("seed", -1, "seed must be a whole number of at least 0, got -1"),
+        ("seed", 0.5, "seed must be a whole number of at least 0, got 0.5"),
+        ("seed", True, "seed must be a whole number of at least 0, got True"),
+    ],
+)
+def test_training_values_outside_their_range(name, value, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**{"steps": 10, name: value})
+
+
+def test_no_clip_no_patience_and_shares_of_nothing_and_all_are_allowed():
+    TrainConfig(steps=1, clip=None, patience=None, warmup_fraction=0, final_fraction=1, weight_decay=0)
+    TrainConfig(steps=1, warmup_fraction=1, final_fraction=0, patience=1)

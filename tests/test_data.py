@@ -113,6 +113,11 @@ def test_every_window_is_reached_the_first_and_the_last_too():
     assert starts.max() == 50 - 7 - 1
 
 
+def test_a_batch_may_be_as_large_as_the_data():
+    x, _ = next(batches(IDS, context_length=7, batch_size=43, generator=torch.Generator()))
+    assert x.shape == (43, 7)
+
+
 @pytest.mark.parametrize(
     ("ids", "t", "b", "message"),
     [
@@ -120,6 +125,7 @@ def test_every_window_is_reached_the_first_and_the_last_too():
         (IDS[:0], 1, 4, "a text of 0 tokens is too short"),
         (IDS, 0, 4, r"context_length \(0\) and batch_size \(4\) must be at least 1"),
         (IDS, 7, 0, r"context_length \(7\) and batch_size \(0\) must be at least 1"),
+        (IDS, 7, 44, r"batch_size \(44\) is larger than the data: 50 tokens hold only 43 windows of 7 tokens"),
         (IDS[None], 7, 4, r"one row of tokens \(N,\), got shape \(1, 50\)"),
     ],
 )

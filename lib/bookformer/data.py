@@ -106,8 +106,8 @@ def batches(
         Inputs (B, T) and targets (B, T).
 
     Raises:
-        ValueError: the text is too short for one window and its target, or a size is below 1. At once, not at the
-            first batch.
+        ValueError: the text is too short for one window and its target, it has fewer windows than a batch, or a size
+            is below 1. At once, not at the first batch.
     """
     if context_length < 1 or batch_size < 1:
         raise ValueError(f"context_length ({context_length}) and batch_size ({batch_size}) must be at least 1")
@@ -116,6 +116,12 @@ def batches(
     if len(ids) <= context_length:
         raise ValueError(
             f"a text of {len(ids)} tokens is too short for windows of {context_length} tokens and one more as target"
+        )
+    windows = len(ids) - context_length
+    if batch_size > windows:
+        raise ValueError(
+            f"batch_size ({batch_size}) is larger than the data: {len(ids)} tokens hold only {windows} windows of "
+            f"{context_length} tokens"
         )
     return _windows(ids, context_length, batch_size, generator)
 

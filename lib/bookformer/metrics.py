@@ -1,0 +1,102 @@
+"""How good a model is: its loss in other units, on text that it never saw, and how sure we can be.
+
+Chapters: all that measure. Loss is cross-entropy, in nats for each token.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def perplexity(nats: float) -> float:
+    """Among how many equally likely tokens a loss is like choosing: e to its power; infinite for an infinite loss.
+
+    Raises:
+        ValueError: the loss is negative or NaN, so it is no cross-entropy.
+    """
+    nats = float(nats)
+    if not nats >= 0:
+        raise ValueError(f"a cross-entropy is at least 0, got {nats}")
+    return math.exp(nats) if nats < 700 else math.inf  # e to the 710th is more than a float holds
+
+
+def bits(nats: float) -> float:
+    """A loss in bits instead of nats.
+
+    Raises:
+        ValueError: it is NaN.
+    """
+    if math.isnan(nats):
+        raise ValueError("a loss of nan has no bits")
+    return float(nats) / math.log(2)
+
+
+def held_out_losses(model: nn.Module, ids: Tensor, context_length: int, *, batch_size: int = 32) -> Tensor:
+    """The mean cross-entropy at each place of a window, over a text cut into windows that stand end to end.
+
+    Place 0 sees one token, the last sees T. The model is in evaluation mode meanwhile, and nothing is drawn.
+
+    Args:
+        model: takes ids (B, T), returns logits (B, T, V).
+        ids: the text as token ids (N,).
+        context_length: T, tokens in a window. What does not fill a window at the end of the text is left out.
+        batch_size: windows computed at once.
+
+    Returns:
+        (T,) float64, in nats; its mean is the loss on the text.
+
+    Raises:
+        ValueError: the text is not one row, or too short for one window and its last target; a size is below 1.
+    """
+    if context_length < 1 or batch_size < 1:
+        raise ValueError(f"context_length ({context_length}) and batch_size ({batch_size}) must be at least 1")
+    if ids.dim() != 1:
+        raise ValueError(f"ids must be one row of tokens (N,), got shape {tuple(ids.shape)}")
+    n = (len(ids) - 1) // context_length  # windows; the last one's last target must exist too
+    if n < 1:
+        raise ValueError(
+            f"a text of {len(ids)} tokens is too short for a window of {context_length} tokens and one more as target"
+        )
+    inputs = ids[: n * context_length].reshape(n, context_length)  # (n, T)
+    targets = ids[1 : n * context_length + 1].reshape(n, context_length)  # (n, T)
+    total = torch.zeros(context_length, dtype=torch.float64)
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            for x, y in zip(inputs.split(batch_size), targets.split(batch_size), strict=True):
+                logits = model(x.to(device)).transpose(1, 2)  # (B, V, T): cross_entropy wants the classes second
+                total += F.cross_entropy(logits, y.to(device), reduction="none").double().sum(dim=0).cpu()
+    finally:
+        model.train(was_training)
+    return total / n
+
+
+def bootstrap_interval(
+    values: Tensor, generator: torch.Generator, *, level: float = 0.95, resamples: int = 2000
+) -> tuple[float, float]:
+    """Between which bounds the mean of such values lies, found by drawing as many of them again, with repetition.
+
+    Efron 1979, the percentile interval.
+
+    Args:
+        values: (N,), independent of each other, such as the losses of separate works.
+        generator: where the randomness comes from.
+        level: how often such an interval holds the true mean, if there are many values.
+        resamples: how many times to draw.
+
+    Raises:
+        ValueError: fewer than two values, one of them not finite, or a level outside 0 to 1.
+    """
+    values = torch.as_tensor(values, dtype=torch.float64)
+    if values.dim() != 1 or len(values) < 2 or not values.isfinite().all():
+        raise ValueError(f"values must be at least two finite numbers (N,), got {values.tolist()}")
+    if not 0 < level < 1 or resamples < 1:
+        raise ValueError(f"level ({level}) must be between 0 and 1, and resamples ({resamples}) at least 1")
+    drawn = torch.randint(len(values), (resamples, len(values)), generator=generator)  # (resamples, N)
+    means = values[drawn].mean(dim=1)  # (resamples,)
+    low, high = means.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)).tolist()
+    return low, high
