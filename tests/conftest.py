@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import recorder
 
 import environment
 
@@ -15,6 +16,14 @@ def pytest_configure(config):
     """Stop before the first test when the browser tests could not run: they are never skipped."""
     if not config.option.collectonly and environment.find_browser() is None:
         pytest.exit(environment.no_browser(), returncode=4)
+    config.addinivalue_line("markers", "last: runs after all other tests, those of the notebooks' cells too")
+    patch = pytest.MonkeyPatch()
+    config.add_cleanup(patch.undo)
+    recorder.record(patch)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
 
 
 @pytest.fixture(scope="session")

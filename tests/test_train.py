@@ -537,10 +537,13 @@ import torch
 torch.set_num_threads(1)
 from test_train import OPTIONS, checkpoints, config, fit, held_out, run, stream, tiny
 folder, rank = Path(sys.argv[2]), int(os.environ.get("RANK", 0))
+written, write = [], checkpoints.write
+checkpoints.write = lambda *parts: (written.append(parts), write(*parts))
 model = tiny()
 records = list(itertools.islice(run(folder / "run.safetensors", tiny(), checkpoint_every=4), 6))[:4]  # interrupted
 records += run(folder / "run.safetensors", model, checkpoint_every=4)
 told = {"records": [vars(record) for record in records]}
+told["written"] = len(written)
 told["weights"] = checkpoints.digest(*model.state_dict().values())
 told["dropped"] = []
 
@@ -592,7 +595,8 @@ def test_two_processes_train_as_one_does(processes):
 
 
 def test_two_processes_write_one_checkpoint_that_knows_how_many_they_were(processes):
-    folder, first, _ = processes
+    folder, first, second = processes
+    assert (first["written"], second["written"]) == (3, 0)  # steps 4, 8 and 12
     assert sorted(p.name for p in folder.iterdir()) == ["0.json", "1.json", "run.safetensors", "script.py"]
     with pytest.raises(ValueError, match="processes is 2 there, and 1 here"):
         run(folder / "run.safetensors", tiny(), checkpoint_every=4)

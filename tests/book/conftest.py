@@ -53,7 +53,8 @@ def open_page(browser):
             watched = Watched(context.new_page())
             watched.page.goto(url, wait_until="load")
             if widgets:
-                watched.page.wait_for_function(f"document.querySelectorAll('.attn-status').length >= {widgets}")
+                found = "document.querySelectorAll('.cell_output [role=status]').length"  # each of ours has one
+                watched.page.wait_for_function(f"{found} >= {widgets}")
             return watched
 
         yield open_page
