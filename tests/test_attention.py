@@ -134,6 +134,12 @@ def test_a_bias_that_does_not_fit_is_refused():
         attention(*qkv(4, 4, 6, 6), bias=torch.zeros(2, 5, 5))
 
 
+@pytest.mark.parametrize("wrong", [torch.full((6, 6), float("-inf")), torch.ones(6, 6, dtype=torch.bool)])
+def test_a_bias_is_finite_numbers(wrong):
+    with pytest.raises(ValueError, match="a bias holds finite numbers"):
+        attention(*qkv(4, 4, 6, 6), bias=wrong)
+
+
 def test_large_numbers_in_half_precision_do_not_overflow():
     q = torch.full((2, 128), 30.0, dtype=torch.float16)
     assert attention(q, q, q)[0].isfinite().all()
@@ -187,7 +193,8 @@ def test_a_query_that_sees_nothing_is_refused_with_its_index(need_weights):
         (((1, 4, 3, 8), (1, 3, 3, 8), (1, 3, 3, 8)), None, "4 query heads do not split into 3 key heads"),
         (((3, 8), (3, 8), (3, 8)), torch.ones(3, 3), "a mask is bool .* got torch.float32"),
         (((3, 8), (3, 8), (3, 8)), causal_mask(4), r"mask of shape \(4, 4\) does not broadcast to \(3, 3\)"),
-        (((3, 8), (3, 8), (3, 8)), causal_mask(3)[None], r"mask of shape \(1, 3, 3\) does not broadcast to \(3, 3\)"),
+        (((3, 8), (3, 8), (3, 8)), causal_mask(3)[None], r"all dimensions of the scores \(3, 3\), .* \(1, 3, 3\)"),
+        (((2, 2, 3, 8),) * 3, torch.ones(2, 1, 3).bool(), r"such as \(B, 1, 1, S\) for padding; got shape \(2, 1, 3\)"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_its_shapes(shapes, mask, message):

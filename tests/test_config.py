@@ -55,6 +55,7 @@ def test_the_feed_forward_width_is_four_times_the_model_width_unless_said():
         ({"positions": "rotary", "d_model": 12}, r"turn pairs of numbers: d_head \(3\) must be even"),
         ({"positions": "sinusoidal", "d_model": 9, "n_heads": 3}, r"sinusoids come in pairs: d_model \(9\)"),
         ({"positions": "relative", "relative_distance": 16}, r"relative_distance \(16\) must be above 16"),
+        ({"positions": "alibi", "kind": "encoder"}, "kind 'encoder' could not tell a text from its mirror image"),
         ({"dropout": 1.0}, "dropout must be at least 0 and below 1, got 1.0"),
         ({"dropout": -0.1}, "dropout must be at least 0 and below 1, got -0.1"),
         ({"n_segments": -1}, "n_segments must be a whole number of at least 0, got -1"),

@@ -7,7 +7,7 @@ from torch import nn
 from torch.testing import assert_close
 from transformers import BertConfig, BertModel
 
-from bookformer.attention import padding_mask
+from bookformer.attention import KVCache, padding_mask
 from bookformer.config import POSITIONS, ModelConfig
 from bookformer.transformer import Transformer
 
@@ -32,6 +32,7 @@ def make(**parts):
     return model
 
 
+BOTH_WAYS = [name for name in POSITIONS if name != "alibi"]  # those that an encoder can use
 IDS = torch.tensor([[1, 2, 3, 4, 5, 6, 7], [7, 6, 5, 4, 3, 2, 1]])
 HALF = IDS[:, :4]
 
@@ -96,27 +97,40 @@ def test_a_decoder_does_not_see_what_comes_later(positions):
     assert (model(other)[:, 5:] - model(IDS)[:, 5:]).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("positions", BOTH_WAYS)
 def test_an_encoder_sees_everything(positions):
     model, other = make(positions=positions, kind="encoder"), IDS.clone()
     other[:, 6] = 9
     assert (model(other)[:, 0] - model(IDS)[:, 0]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("positions", POSITIONS)
-def test_an_encoder_without_positions_alone_can_not_tell_orders_apart(positions):
-    model, order = make(positions=positions, kind="encoder"), torch.tensor([3, 1, 0, 2, 6, 5, 4])
+@pytest.mark.parametrize("order", [[3, 1, 0, 2, 6, 5, 4], [6, 5, 4, 3, 2, 1, 0]])
+@pytest.mark.parametrize("positions", BOTH_WAYS)
+def test_an_encoder_without_positions_alone_can_not_tell_orders_apart(positions, order):
+    model, order = make(positions=positions, kind="encoder"), torch.tensor(order)
     gap = (model(IDS[:, order]) - model(IDS)[:, order]).abs().max()
     assert (gap < 1e-5) == (positions == "none")
 
 
-@pytest.mark.parametrize("positions", ["rotary", "relative", "alibi", "none"])
-def test_what_works_on_distances_does_not_mind_padding_in_front(positions):
-    """Moved as a whole, a text keeps its vectors, once the padding before it is hidden."""
-    model = make(positions=positions, kind="encoder")
+@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_padding_in_front_does_not_matter_once_it_is_hidden_and_places_are_told(positions, kind):
+    if positions not in BOTH_WAYS and kind == "encoder":
+        return
+    model = make(positions=positions, kind=kind)
     moved = torch.cat([torch.zeros(2, 3, dtype=torch.long), IDS], dim=1)
-    mask = (torch.arange(10) >= 3).expand(2, 1, 1, 10)
-    assert_close(model(moved, mask=mask)[:, 3:], model(IDS), **CLOSE)
+    seen = (torch.arange(10) >= 3) | torch.eye(10, dtype=torch.bool)  # padding sees itself, so as to see something
+    places = (torch.arange(10) - 3).clamp(min=0) if positions in ("learned", "sinusoidal") else None
+    assert_close(model(moved, mask=seen, places=places)[:, 3:], model(IDS), **CLOSE)
+
+
+def test_places_may_differ_by_row():
+    model = make(positions="learned")
+    places = torch.stack([torch.arange(7), torch.arange(7) + 4])
+    both = model(IDS, places=places)
+    assert_close(both[:1], model(IDS[:1]), **CLOSE)
+    assert_close(both[1:], model(IDS[1:], places=torch.arange(7) + 4), **CLOSE)
+    assert (both[1] - model(IDS)[1]).abs().max() > 1e-2
 
 
 @torch.no_grad()
@@ -229,6 +243,9 @@ def test_weights_are_drawn_as_gpt2s():
         (block.ff.up.weight, 0.02), (block.attn.out.weight, 0.005), (block.ff.down.weight, 0.005),
     ):  # fmt: skip
         assert weight.std().item() == pytest.approx(std, rel=0.1)
+    both = Transformer(config(d_model=128, n_layers=3, kind="encoder-decoder"))
+    for weight, times in ((both.stack.blocks[0].cross.out.weight, 9), (both.encoder.blocks[0].ff.down.weight, 6)):
+        assert weight.std().item() == pytest.approx(0.02 / times**0.5, rel=0.05)
     assert block.attn.q.bias.abs().max() == 0
     assert torch.equal(block.ff_norm.weight, torch.ones(128))
 
@@ -251,12 +268,21 @@ def test_without_bias_there_is_none():
         ({}, {"ids": torch.zeros(1, 0, dtype=torch.long)}, r"whole numbers \(B, T\), none of them 0; .* \(1, 0\)"),
         ({}, {"ids": torch.zeros(3, dtype=torch.long)}, r"got shape \(3,\)"),
         ({}, {"ids": torch.zeros(1, 3)}, r"whole numbers .* torch.float32"),
-        ({}, {"embeddings": torch.zeros(1, 3, 8)}, r"embeddings must be \(B, P, 16\), got shape \(1, 3, 8\)"),
+        ({}, {"embeddings": torch.zeros(1, 3, 8)}, r"must be \(B, P, 16\) of torch.float32, got \(1, 3, 8\)"),
+        ({}, {"embeddings": torch.zeros(1, 3, 16).double()}, r"embeddings must be .* of torch.float64"),
+        ({}, {"ids": IDS, "embeddings": torch.zeros(1, 3, 16)}, "1 rows of embeddings do not fit 2 rows of ids"),
+        ({}, {"ids": IDS, "places": torch.arange(6)}, r"places \(6,\) do not fit positions \(2, 7\)"),
+        ({}, {"ids": IDS, "places": torch.arange(7) + 6}, r"places holds 12 at \(0, 6\): they run from 0 to 11"),
+        ({}, {"ids": IDS.bool()}, "whole numbers .* torch.bool"),
         ({}, {"ids": IDS, "segments": torch.zeros_like(IDS)}, "has no segments"),
         ({"n_segments": 2}, {"ids": IDS, "segments": 2 * torch.ones_like(IDS)}, "segments holds 2 .* from 0 to 1"),
         ({"n_segments": 2}, {"ids": IDS, "segments": HALF * 0}, r"segments \(2, 4\) do not fit positions \(2, 7\)"),
         ({}, {"ids": IDS, "source": IDS}, "kind 'decoder' reads one sequence"),
         ({}, {"ids": IDS, "memory": torch.zeros(2, 7, 16)}, "kind 'decoder' reads one sequence"),
+        (
+            {"kind": "encoder-decoder"}, {"ids": IDS, "memory": torch.zeros(2, 7, 8)},
+            r"a memory must be \(B, S, 16\), got shape \(2, 7, 8\)",
+        ),
         ({"kind": "encoder-decoder"}, {"ids": IDS}, "wants either the source's ids or its memory"),
         ({"kind": "encoder-decoder"}, {"ids": IDS, "source": IDS, "memory": IDS}, "wants either"),
         ({"kind": "encoder"}, {"ids": IDS, "cache": []}, "an encoder sees all positions at once"),
@@ -280,3 +306,29 @@ def test_a_cache_counts_towards_the_context():
     with pytest.raises(ValueError, match=r"14 positions are more than context_length \(12\)"):
         model(IDS, cache=cache)
     assert cache[0].length == 7
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("spoil", ["one twice", "too many", "too few", "of two lengths", "none"])
+def test_caches_that_are_not_the_models_are_refused(spoil):
+    model = make()
+    cache = model.new_cache()
+    wrong = {
+        "one twice": [cache[0]] * 2, "too many": [*cache, KVCache(12)], "too few": cache[:1], "none": [],
+        "of two lengths": [cache[0], KVCache(12)],
+    }[spoil]  # fmt: skip
+    if spoil == "of two lengths":
+        wrong[1].append(*torch.zeros(2, 2, 4, 3, 4))
+    with pytest.raises(ValueError, match="a cache of its own for each of the 2 blocks"):
+        model(IDS, cache=wrong)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("edit", ["blocks.9.out", "blocks.1.out"])
+def test_a_refused_pass_leaves_the_caches_as_they_were(edit):
+    model = make()
+    cache = model.new_cache()
+    model(IDS[:, :3], cache=cache)
+    with pytest.raises(ValueError, match=r"no activation|makes shape"):
+        model(IDS[:, 3:], cache=cache, edits={edit: lambda x: x[:1]})
+    assert_close(model(IDS[:, 3:], cache=cache), model(IDS)[:, 3:], **CLOSE)

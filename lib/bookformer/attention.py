@@ -75,20 +75,24 @@ def attention(
         The averages (..., T, width of a value), and the weights (..., T, S) or None; each row of weights sums to 1.
 
     Raises:
-        ValueError: shapes that do not fit, a mask that is not bool, or a query that may attend to no key.
+        ValueError: shapes that do not fit, a mask that is not bool, a bias that is not finite, or a query that may
+            attend to no key.
     """
     _check_shapes(q, k, v)
     if mask is not None:
         _check_mask(mask, q, k)
     if bias is not None:
-        _check_fits("bias", bias, (*q.shape[:-1], k.size(-2)))
+        _check_bias(bias, q, k)
         bias = bias.to(q.dtype)
     t, s = q.size(-2), k.size(-2)
+    causal = causal and t > 1  # the last position alone sees everything
     # the one causal case that the fused kernel knows without a table
     whole = causal and mask is None and bias is None and t == s
     if causal and not (whole and not need_weights):
-        mask = causal_mask(t, s, device=q.device) if mask is None else mask & causal_mask(t, s, device=q.device)
-        _check_mask(mask, q, k)
+        past = causal_mask(t, s, device=q.device)
+        if mask is not None:
+            _check_mask(mask & past, q, k)
+        mask = past if mask is None else mask & past
     if not need_weights:
         lift = (None,) * (4 - q.dim())  # the fused kernel wants (B, H, T, K)
         grouped = q.dim() > 3 and k.size(-3) != q.size(-3)
@@ -133,10 +137,22 @@ def _check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
 def _check_mask(mask: Tensor, q: Tensor, k: Tensor) -> None:
     if mask.dtype != torch.bool:
         raise ValueError(f'a mask is bool (True means "may attend"), got {mask.dtype}')
-    _check_fits("mask", mask, (*q.shape[:-1], k.size(-2)))
+    wanted = (*q.shape[:-1], k.size(-2))  # (..., T, S)
+    if mask.dim() not in (2, len(wanted)):
+        raise ValueError(
+            f"a mask is (T, S) or has all dimensions of the scores {wanted}, such as (B, 1, 1, S) for padding; "
+            f"got shape {tuple(mask.shape)}"
+        )
+    _check_fits("mask", mask, wanted)
     blind = (~mask.any(dim=-1)).nonzero()
     if len(blind):
         raise ValueError(f"the mask hides every key from the query at index {tuple(blind[0].tolist())} of its shape")
+
+
+def _check_bias(bias: Tensor, q: Tensor, k: Tensor) -> None:
+    _check_fits("bias", bias, (*q.shape[:-1], k.size(-2)))
+    if not bias.is_floating_point() or not bias.isfinite().all():
+        raise ValueError(f"a bias holds finite numbers to add to the scores; hide keys with a mask (got {bias.dtype})")
 
 
 def _check_fits(what: str, x: Tensor, wanted: tuple[int, ...]) -> None:
@@ -212,6 +228,7 @@ class MultiHeadAttention(nn.Module):
         context: Tensor | None = None,
         *,
         mask: Tensor | None = None,
+        bias: Tensor | None = None,
         causal: bool = False,
         positions: NoPositions | None = None,
         cache: KVCache | None = None,
@@ -223,9 +240,10 @@ class MultiHeadAttention(nn.Module):
         Args:
             x: where the queries come from (B, T, D).
             context: where the keys and values come from (B, S, D); `x` itself when None.
-            mask: bool, broadcastable to (B, H, T, S); True means "may attend".
+            mask: bool, (T, S) or broadcastable to (B, H, T, S); True means "may attend".
+            bias: added to the scores, (H, T, S) or broadcastable to (B, H, T, S).
             causal: whether each position is kept from later ones too; always so with a cache.
-            positions: a scheme that turns queries and keys, or adds to their scores; not for a context.
+            positions: a scheme that turns queries and keys; not for a context.
             cache: holds the keys and values of earlier positions; those of `x` are added to it.
             need_weights: whether to return the weights too.
             taps: names what is computed: q, k and v (B, heads, T, K) after any turning, weights (B, H, T, S), and
@@ -258,7 +276,7 @@ class MultiHeadAttention(nn.Module):
                 k,
                 v,
                 mask,
-                bias=None if positions is None else positions.bias(q.size(2), k.size(2)),
+                bias=bias,
                 causal=causal or cache is not None,
                 need_weights=need_weights or taps.wants("weights"),
             )  # (B, H, T, K), (B, H, T, S)

@@ -71,6 +71,11 @@ class ModelConfig:
             raise ValueError(f"sinusoids come in pairs: d_model ({self.d_model}) must be even")
         if self.positions == "relative" and not self.relative_distance > 16:
             raise ValueError(f"relative_distance ({self.relative_distance}) must be above 16, which have a bucket each")
+        if self.positions == "alibi" and self.kind != "decoder":
+            raise ValueError(
+                "ALiBi's penalty is the same before and after: "
+                f"a model of kind {self.kind!r} could not tell a text from its mirror image"
+            )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
         if not isinstance(self.n_segments, Integral) or self.n_segments < 0:

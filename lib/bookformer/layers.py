@@ -70,6 +70,7 @@ class Block(nn.Module):
         x: Tensor,
         *,
         mask: Tensor | None = None,
+        bias: Tensor | None = None,
         causal: bool = False,
         positions: NoPositions | None = None,
         cache: KVCache | None = None,
@@ -81,9 +82,10 @@ class Block(nn.Module):
 
         Args:
             x: one vector for each position.
-            mask: bool, broadcastable to (B, H, T, T); True means "may attend".
+            mask: bool, (T, T) or broadcastable to (B, H, T, T); True means "may attend".
+            bias: what the position scheme adds to the scores (H, T, T).
             causal: whether each position is kept from later ones.
-            positions: the scheme that turns queries and keys, or adds to scores.
+            positions: the scheme that turns queries and keys.
             cache: keys and values of earlier positions; those of `x` are added to it.
             memory: the other sequence (B, S, D), for a block with cross-attention.
             memory_mask: bool, broadcastable to (B, H, T, S).
@@ -92,7 +94,7 @@ class Block(nn.Module):
 
         def attend(x: Tensor) -> Tensor:
             inner = taps.inside("attn")
-            return self.attn(x, mask=mask, causal=causal, positions=positions, cache=cache, taps=inner)[0]
+            return self.attn(x, mask=mask, bias=bias, causal=causal, positions=positions, cache=cache, taps=inner)[0]
 
         def look_across(x: Tensor) -> Tensor:
             return self.cross(x, memory, mask=memory_mask, taps=taps.inside("cross"))[0]
@@ -137,10 +139,13 @@ class Stack(nn.Module):
         taps: Taps = NO_TAPS,
     ) -> Tensor:
         """From (B, T, D) to (B, T, D); the arguments are those of `Block`, with one cache for each block."""
+        t = x.size(1)
+        bias = None if positions is None else positions.bias(t, t + (cache[0].length if cache else 0))  # (H, T, S)
         for i, block in enumerate(self.blocks):
             x = block(
                 x,
                 mask=mask,
+                bias=bias,
                 causal=self.causal,
                 positions=positions,
                 cache=None if cache is None else cache[i],

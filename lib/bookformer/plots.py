@@ -82,7 +82,6 @@ def curves(
         if xscale == "log":
             ax.set_xticks(x, [f"{value:g}" for value in x])
             ax.minorticks_off()
-
-        ax.legend()
+        ax.legend(**({"loc": "center left", "bbox_to_anchor": (1, 0.5)} if len(lines) > 4 else {}))  # beside, if long
         plt.close(fig)
     return fig

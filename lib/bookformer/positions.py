@@ -105,8 +105,8 @@ class NoPositions(nn.Module):
     def __init__(self, config: ModelConfig, *, causal: bool) -> None:
         super().__init__()
 
-    def add(self, start: int, t: int) -> Tensor | None:
-        """What is added to the token embeddings of T positions from `start` on: (T, D), or None."""
+    def add(self, places: Tensor) -> Tensor | None:
+        """What is added to the token embeddings at these places (T,) or (B, T): (..., T, D), or None."""
         return None
 
     def rotate(self, x: Tensor, start: int) -> Tensor:
@@ -125,8 +125,8 @@ class Learned(NoPositions):
         super().__init__(config, causal=causal)
         self.table = nn.Embedding(config.context_length, config.d_model)
 
-    def add(self, start: int, t: int) -> Tensor:
-        return self.table.weight[start : start + t]  # (T, D)
+    def add(self, places: Tensor) -> Tensor:
+        return self.table(places)  # (..., T, D)
 
 
 class Sinusoidal(NoPositions):
@@ -136,8 +136,8 @@ class Sinusoidal(NoPositions):
         super().__init__(config, causal=causal)
         self.register_buffer("table", sinusoids(config.context_length, config.d_model).float(), persistent=False)
 
-    def add(self, start: int, t: int) -> Tensor:
-        return self.table[start : start + t]  # (T, D)
+    def add(self, places: Tensor) -> Tensor:
+        return self.table[places]  # (..., T, D)
 
 
 class RelativeBias(NoPositions):
@@ -157,7 +157,11 @@ class RelativeBias(NoPositions):
 
 
 class Rotary(NoPositions):
-    """Queries and keys turned by an angle that grows with the position, so that their product knows the distance."""
+    """Queries and keys turned by an angle that grows with the position, so that their product knows the distance.
+
+    Neighbouring numbers make a pair, as in the paper. Llama's published code pairs number i with number i + K / 2: its
+    weights must be put in our order when they are read.
+    """
 
     def __init__(self, config: ModelConfig, *, causal: bool) -> None:
         super().__init__(config, causal=causal)
@@ -171,14 +175,14 @@ class Rotary(NoPositions):
 
 
 class ALiBi(NoPositions):
-    """Scores that fall with distance, faster in some heads than in others; nothing is learned."""
+    """Scores that fall with distance, faster in some heads than in others; nothing is learned. For decoders alone."""
 
     def __init__(self, config: ModelConfig, *, causal: bool) -> None:
         super().__init__(config, causal=causal)
         self.register_buffer("slopes", alibi_slopes(config.n_heads), persistent=False)
 
     def bias(self, t: int, s: int) -> Tensor:
-        return -self.slopes[:, None, None] * distances(t, s, self.slopes.device).abs()  # (H, T, S)
+        return -self.slopes[:, None, None] * distances(t, s, self.slopes.device)  # (H, T, S); later keys are hidden
 
 
 SCHEMES = {

@@ -45,7 +45,8 @@ class Transformer(nn.Module):
         self.apply(_draw)
         for name, weight in self.named_parameters():  # GPT-2: what is added to the stream 2 L times is drawn smaller
             if name.endswith(("attn.out.weight", "cross.out.weight", "ff.down.weight")):
-                nn.init.normal_(weight, std=0.02 / math.sqrt(2 * config.n_layers))
+                added = 3 if both and name.startswith("stack") else 2  # by each block
+                nn.init.normal_(weight, std=0.02 / math.sqrt(added * config.n_layers))
 
     def forward(
         self,
@@ -53,6 +54,7 @@ class Transformer(nn.Module):
         *,
         embeddings: Tensor | None = None,
         segments: Tensor | None = None,
+        places: Tensor | None = None,
         mask: Tensor | None = None,
         source: Tensor | None = None,
         memory: Tensor | None = None,
@@ -65,13 +67,16 @@ class Transformer(nn.Module):
 
         Args:
             ids: token ids (B, T).
-            embeddings: vectors (B, P, D) that stand before the tokens as if they were token embeddings: soft prompts,
-                pictures. May come without ids.
+            embeddings: vectors (B, P, D) that stand before the tokens as if they were token embeddings, already
+                scaled: soft prompts, pictures. May come without ids.
             segments: which sentence each position belongs to (B, P + T), for a model with segments; 0 when None.
-            mask: bool, broadcastable to (B, H, P + T, P + T); True means "may attend". A decoder is causal by itself.
+            places: where each position stands (P + T,) or (B, P + T), for texts with padding before them; counted
+                from 0, or on from the cache, when None. Schemes that know distances alone don't look at it.
+            mask: bool, (P + T, P + T) or broadcastable to (B, H, P + T, P + T); True means "may attend". A decoder is
+                causal by itself.
             source: for an encoder-decoder, token ids (B, S) of the sequence that the encoder reads.
             memory: or what `encode` made of it (B, S, D).
-            memory_mask: bool, broadcastable to (B, H, T, S), of the source.
+            memory_mask: bool, (B, 1, 1, S): which of the source's positions are text; for its encoder too.
             cache: from `new_cache`; then only new positions are given.
             trace: a dictionary that is filled with the named activations. Changes no result.
             edits: for some names, a function whose result takes the activation's place.
@@ -80,10 +85,28 @@ class Transformer(nn.Module):
             (B, P + T, D).
 
         Raises:
-            ValueError: an id or segment that is not there, more positions than `context_length`, a source missing or
-                unwanted, or an edit of an activation that is not there.
+            ValueError: an id, segment or place that is not there, more positions than `context_length`, embeddings, a
+                memory or caches that do not fit the model, a source missing or unwanted, or an edit of an activation
+                that is not there. The caches are then as before.
         """
         taps = NO_TAPS if trace is None and edits is None else Taps(trace, edits)
+        self._check_kind(source, memory, memory_mask, cache)
+        start = 0 if cache is None else cache[0].length
+        try:
+            if source is not None:
+                memory = self._encode(source, memory_mask, taps)
+            x = self._embed(ids, embeddings, segments, places, self.positions, start, taps)
+            y = self.stack(
+                x, mask=mask, positions=self.positions, cache=cache, memory=memory, memory_mask=memory_mask, taps=taps
+            )
+            taps.finish()
+        except BaseException:
+            for one in cache or []:
+                one.length = start
+            raise
+        return y  # (B, P + T, D)
+
+    def _check_kind(self, source, memory, memory_mask, cache) -> None:
         both = self.config.kind == "encoder-decoder"
         if both and (source is None) == (memory is None):
             raise ValueError("an encoder-decoder wants either the source's ids or its memory")
@@ -91,14 +114,15 @@ class Transformer(nn.Module):
             raise ValueError(f"a model of kind {self.config.kind!r} reads one sequence: it takes no source or memory")
         if cache is not None and self.config.kind == "encoder":
             raise ValueError("an encoder sees all positions at once: it can't work with a cache")
-        if source is not None:
-            memory = self._encode(source, memory_mask, taps)
-        x = self._embed(ids, embeddings, segments, self.positions, cache[0].length if cache else 0, taps)
-        y = self.stack(
-            x, mask=mask, positions=self.positions, cache=cache, memory=memory, memory_mask=memory_mask, taps=taps
-        )
-        taps.finish()
-        return y  # (B, P + T, D)
+        if memory is not None and (memory.dim() != 3 or memory.size(-1) != self.config.d_model):
+            raise ValueError(f"a memory must be (B, S, {self.config.d_model}), got shape {tuple(memory.shape)}")
+        if cache is not None:
+            lengths = [one.length for one in cache]
+            if len({id(one) for one in cache}) != len(self.stack.blocks) or len(set(lengths)) != 1:
+                raise ValueError(
+                    f"there must be a cache of its own for each of the {len(self.stack.blocks)} blocks, all of one "
+                    f"length, as new_cache makes them; got lengths {lengths}"
+                )
 
     def encode(self, source: Tensor, mask: Tensor | None = None) -> Tensor:
         """What an encoder-decoder's encoder makes of a source (B, S): its memory (B, S, D).
@@ -116,7 +140,7 @@ class Transformer(nn.Module):
 
     def _encode(self, source: Tensor, mask: Tensor | None, taps: Taps) -> Tensor:
         taps = taps.inside("encoder")
-        x = self._embed(source, None, None, self.encoder_positions, 0, taps)
+        x = self._embed(source, None, None, None, self.encoder_positions, 0, taps)
         return self.encoder(x, mask=mask, positions=self.encoder_positions, taps=taps)
 
     def _embed(
@@ -124,6 +148,7 @@ class Transformer(nn.Module):
         ids: Tensor | None,
         embeddings: Tensor | None,
         segments: Tensor | None,
+        places: Tensor | None,
         positions: NoPositions,
         start: int,
         taps: Taps,
@@ -133,6 +158,8 @@ class Transformer(nn.Module):
             _check_ids(ids, "ids", self.config.vocab_size)
             scale = math.sqrt(self.config.d_model) if self.config.scale_embeddings else 1.0
             parts.append(self.tokens(ids) * scale)
+            if len(parts[0]) != len(ids):
+                raise ValueError(f"{len(parts[0])} rows of embeddings do not fit {len(ids)} rows of ids")
         if not parts:
             raise ValueError("there is nothing to read: give ids, embeddings or both")
         x = taps("embed.tokens", torch.cat(parts, dim=1))  # (B, P + T, D)
@@ -142,9 +169,9 @@ class Transformer(nn.Module):
                 f"{start + t} positions are more than context_length ({self.config.context_length}): "
                 "cut the text, or build the model with a longer context"
             )
-        where = positions.add(start, t)
+        where = positions.add(self._places(places, start, x))
         if where is not None:
-            x = x + taps("embed.positions", where)
+            x = x + taps("embed.positions", where.expand_as(x))
         if self.config.n_segments:
             segments = torch.zeros(x.shape[:2], dtype=torch.long, device=x.device) if segments is None else segments
             _check_ids(segments, "segments", self.config.n_segments)
@@ -155,14 +182,25 @@ class Transformer(nn.Module):
             raise ValueError("the model has no segments: n_segments is 0")
         return taps("embed.out", self.dropout(self.embed_norm(x)))  # (B, P + T, D)
 
+    def _places(self, places: Tensor | None, start: int, x: Tensor) -> Tensor:
+        if places is None:
+            return torch.arange(start, start + x.size(1), device=x.device)  # (P + T,)
+        if places.shape not in (x.shape[:2], x.shape[1:2]):
+            raise ValueError(f"places {tuple(places.shape)} do not fit positions {tuple(x.shape[:2])}")
+        _check_ids(places.expand(x.shape[:2]), "places", self.config.context_length)
+        return places
+
     def _checked(self, embeddings: Tensor) -> Tensor:
-        if embeddings.dim() != 3 or embeddings.size(-1) != self.config.d_model:
-            raise ValueError(f"embeddings must be (B, P, {self.config.d_model}), got shape {tuple(embeddings.shape)}")
+        width, dtype = self.config.d_model, self.tokens.weight.dtype
+        if embeddings.dim() != 3 or 0 in embeddings.shape or embeddings.size(-1) != width or embeddings.dtype != dtype:
+            raise ValueError(
+                f"embeddings must be (B, P, {width}) of {dtype}, got {tuple(embeddings.shape)} of {embeddings.dtype}"
+            )
         return embeddings
 
 
 def _check_ids(ids: Tensor, name: str, size: int) -> None:
-    if ids.dim() != 2 or 0 in ids.shape or ids.is_floating_point():
+    if ids.dim() != 2 or 0 in ids.shape or ids.dtype not in (torch.int64, torch.int32):
         raise ValueError(
             f"{name} must be whole numbers (B, T), none of them 0; got shape {tuple(ids.shape)}, {ids.dtype}"
         )
