@@ -12,6 +12,7 @@ import pytest
 import address
 import assets
 import environment
+import notebooks
 import seeds
 
 
@@ -128,7 +129,7 @@ def test_the_address_is_written_wherever_it_stands(root, tmp_path):
         shutil.copytree(root / name, tmp_path / name, ignore=shutil.ignore_patterns(".*", "vendor"))
     old = address.LINE.search((root / "_config.yml").read_text())[2]
     changed = address.write("https://github.com/owner/name", tmp_path)
-    assert changed == 5  # configuration, README, citation, a chapter's text and its notebook
+    assert changed == 3 + 2 * len(notebooks.chapters())  # configuration, README, citation, each text and notebook
     assert not [
         path for path in tmp_path.rglob("*.[micy]*") if path.is_file() and old in path.read_text(errors="ignore")
     ]

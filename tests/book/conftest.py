@@ -3,13 +3,16 @@
 import contextlib
 import functools
 import http.server
+import shutil
 import threading
 from urllib.parse import urlparse
 
+import nbformat
 import pytest
 from playwright.sync_api import sync_playwright
 
 import environment
+import notebooks
 
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -79,6 +82,24 @@ def served():
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+@pytest.fixture(scope="session")
+def small_book(root, build, tmp_path_factory):
+    """A function that makes a book of one page from a list of code cells, as the real one is built; its address."""
+
+    def small_book(codes):
+        folder = tmp_path_factory.mktemp("small")
+        for name in ("tools", "book/assets"):
+            shutil.copytree(root / name, folder / name)
+        for name in ("_config.yml", "book/references.bib"):
+            shutil.copy(root / name, folder / name)
+        (folder / "_toc.yml").write_text("format: jb-book\nroot: notebooks/page\n")
+        cells = [nbformat.v4.new_markdown_cell("# Page"), *map(nbformat.v4.new_code_cell, codes)]
+        notebooks.write(notebooks.run(nbformat.v4.new_notebook(cells=cells), folder), folder / "notebooks/page.ipynb")
+        return f"file://{build(folder)}/notebooks/page.html"
+
+    return small_book
 
 
 @pytest.fixture(scope="session")

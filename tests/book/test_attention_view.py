@@ -4,12 +4,9 @@ Its tokens are as hostile as tokens can be; its widget has layers, heads, more k
 """
 
 import re
-import shutil
 
-import nbformat
 import pytest
 
-import notebooks
 from bookformer.tokenizers import visible
 
 HOSTILE = "</SCRIPT><img src=x onerror=window.hacked=1>"
@@ -30,18 +27,9 @@ WIDE = "AttentionView(torch.eye(300)[None, None].expand(1, 12, 300, 300), ['x'] 
 
 
 @pytest.fixture(scope="module")
-def page_of(root, build, tmp_path_factory):
+def page_of(small_book):
     """The address of the page."""
-    folder = tmp_path_factory.mktemp("small")
-    for name in ("tools", "book/assets"):
-        shutil.copytree(root / name, folder / name)
-    for name in ("_config.yml", "book/references.bib"):
-        shutil.copy(root / name, folder / name)
-    (folder / "_toc.yml").write_text("format: jb-book\nroot: notebooks/hostile\n")
-    cells = [nbformat.v4.new_markdown_cell("# Hostile"), *map(nbformat.v4.new_code_cell, [CODE, EXACT, WIDE])]
-    notebook = notebooks.run(nbformat.v4.new_notebook(cells=cells), folder)
-    notebooks.write(notebook, folder / "notebooks/hostile.ipynb")
-    return f"file://{build(folder)}/notebooks/hostile.html"
+    return small_book([CODE, EXACT, WIDE])
 
 
 @pytest.fixture

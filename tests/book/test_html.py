@@ -107,6 +107,58 @@ def test_the_moments_of_training_can_be_chosen_and_a_click_reads_a_cell(base, op
     assert picture(page, 1) != trained
 
 
+def test_a_context_can_be_typed_and_its_probabilities_follow(html, open_page):
+    name = "notebooks/01-n-grams"
+    page = open_page(f"file://{html}/{name}.html", widgets=WIDGETS[name]).page
+    status = page.locator(".ngram-status")
+    assert status.inner_text().startswith("After “et␣z”: “w” 0.6124 = 0.4773 (order 5)")  # as the table below has it
+    page.get_by_role("textbox", name="Context").fill("the qu")
+    assert status.inner_text().startswith("After “e␣qu”: “e” 0.")
+    page.locator(".ngram button").first.click()
+    assert page.get_by_role("textbox", name="Context").input_value() == "the que"
+    assert re.match(
+        r"“.” 0\.\d{4} = 0\.\d{4} \(order 5\)", status.inner_text()
+    )  # of the likeliest, which has the focus
+
+
+def test_tokens_can_be_moved_and_schemes_of_distance_do_not_mind(html, open_page):
+    name = "notebooks/06-positions"
+    page = open_page(f"file://{html}/{name}.html", widgets=WIDGETS[name]).page
+    status = page.locator(".pos-status")
+
+    def told():
+        return dict(re.findall(r"(learned|sinusoidal|relative|rotary|alibi|none) ([−-]?\d+\.\d+)", status.inner_text()))
+
+    before = told()
+    assert len(before) == 6
+    page.get_by_role("slider").first.focus()
+    page.keyboard.press("Shift+ArrowRight")
+    assert status.inner_text().startswith("Query “h” at 13, key “t” at 12, 1 place back")
+    changed = {scheme for scheme, score in told().items() if score != before[scheme]}
+    assert changed == {"learned", "sinusoidal"}
+    page.keyboard.press("ArrowRight")
+    assert status.inner_text().startswith("Query “h” at 14, key “t” at 12, 2 places back")
+    assert {"relative", "rotary", "alibi"} <= {s for s, score in told().items() if score != before[s]}
+
+
+def test_heads_of_the_trained_model_can_be_read_one_by_one(html, open_page):
+    name = "notebooks/05-multi-head-attention"
+    page = open_page(f"file://{html}/{name}.html", widgets=WIDGETS[name]).page
+    heads = page.get_by_role("button", name="alone")
+    assert heads.count() == 4
+    heads.nth(1).click()
+    assert page.get_by_label("Head").input_value() == "1"
+    assert page.locator(".attn-status").inner_text().startswith("Query “t” (12) attends to “")
+
+
+def test_the_table_of_the_primer_says_what_follows(html, open_page):
+    name = "notebooks/00-primer"
+    page = open_page(f"file://{html}/{name}.html", widgets=WIDGETS[name]).page
+    assert page.locator(".attn-status").inner_text().startswith("Query “q” (17) attends to “u” (21) 0.98")
+    page.get_by_label("Layer").select_option("after 10 steps")
+    assert "“u” (21) 0.98" not in page.locator(".attn-status").inner_text()
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_is_legible_and_no_wider_than_the_screen(html, open_page, page, theme):

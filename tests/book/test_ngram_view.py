@@ -4,13 +4,10 @@ Its texts are as hostile as texts can be; one of them is long enough to have thr
 """
 
 import re
-import shutil
 
-import nbformat
 import numpy as np
 import pytest
 
-import notebooks
 from bookformer.ngram import NGramModel
 from bookformer.tokenizers import visible
 
@@ -33,19 +30,11 @@ CODE = "from bookformer.widgets import NGramView\n"
 
 
 @pytest.fixture(scope="module")
-def page_of(root, build, tmp_path_factory):
+def page_of(small_book):
     """The address of the page."""
-    folder = tmp_path_factory.mktemp("small")
-    for name in ("tools", "book/assets"):
-        shutil.copytree(root / name, folder / name)
-    for name in ("_config.yml", "book/references.bib"):
-        shutil.copy(root / name, folder / name)
-    (folder / "_toc.yml").write_text("format: jb-book\nroot: notebooks/counts\n")
-    calls = [f"{CODE}NGramView({text!r}, {order}, context={start!r})" for text, order, start in TEXTS.values()]
-    cells = [nbformat.v4.new_markdown_cell("# Counts"), *map(nbformat.v4.new_code_cell, calls)]
-    notebook = notebooks.run(nbformat.v4.new_notebook(cells=cells), folder)
-    notebooks.write(notebook, folder / "notebooks/counts.ipynb")
-    return f"file://{build(folder)}/notebooks/counts.html"
+    return small_book(
+        [f"{CODE}NGramView({text!r}, {order}, context={start!r})" for text, order, start in TEXTS.values()]
+    )
 
 
 @pytest.fixture

@@ -5,13 +5,10 @@ its second has no mask, and names and tokens as hostile as they can be.
 """
 
 import re
-import shutil
 
-import nbformat
 import pytest
 import torch
 
-import notebooks
 from bookformer.tokenizers import visible
 
 HOSTILE = "</SCRIPT><img src=x onerror=window.hacked=1>"
@@ -35,18 +32,9 @@ FREE = (
 
 
 @pytest.fixture(scope="module")
-def page_of(root, build, tmp_path_factory):
+def page_of(small_book):
     """The address of the page."""
-    folder = tmp_path_factory.mktemp("small")
-    for name in ("tools", "book/assets"):
-        shutil.copytree(root / name, folder / name)
-    for name in ("_config.yml", "book/references.bib"):
-        shutil.copy(root / name, folder / name)
-    (folder / "_toc.yml").write_text("format: jb-book\nroot: notebooks/moved\n")
-    cells = [nbformat.v4.new_markdown_cell("# Moved"), *map(nbformat.v4.new_code_cell, [CODE, SHOW, FREE])]
-    notebook = notebooks.run(nbformat.v4.new_notebook(cells=cells), folder)
-    notebooks.write(notebook, folder / "notebooks/moved.ipynb")
-    return f"file://{build(folder)}/notebooks/moved.html"
+    return small_book([CODE, SHOW, FREE])
 
 
 @pytest.fixture(scope="module")
