@@ -10,7 +10,7 @@ from bookformer.config import ModelConfig
 from bookformer.layers import Block, FeedForward, Stack, make_norm
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
-ACTIVATIONS = {"relu": "relu", "gelu": "gelu"}
+ACTIVATIONS = ("relu", "gelu")
 
 
 @pytest.fixture(autouse=True)

@@ -117,12 +117,12 @@ def test_the_loss_is_the_mean_cross_entropy():
 
 def test_it_learns_and_every_batch_comes_from_the_seed():
     counting = torch.arange(200) % 11
-    runs = {
-        seed: [r.loss for r in fit(tiny(), lambda g: stream(g, counting), config(steps=150, seed=seed))]
-        for seed in (0, 0, 1)
-    }
-    assert runs[0][-1] < 0.5 < 2 < runs[0][0]
-    assert runs[0][0] != runs[1][0]
+    first, again, other = (
+        [r.loss for r in fit(tiny(), lambda g: stream(g, counting), config(steps=150, seed=seed))] for seed in (0, 0, 1)
+    )
+    assert first[-1] < 0.5 < 2 < first[0]
+    assert first == again
+    assert first[0] != other[0]
 
 
 # --- what is asked for, and what is left alone ---------------------------------------------------------------------
@@ -493,7 +493,7 @@ def test_at_a_terminal_a_bar_is_drawn_and_gone(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     list(fit(tiny(), stream, config()))
     drawn = sys.stderr.getvalue()
-    assert "12/12" in drawn or "0/12" in drawn
+    assert "0/12" in drawn
     assert drawn.split("\r")[-2].isspace()  # the line is blank
     assert drawn.endswith("\r")
 

@@ -112,11 +112,10 @@ def test_an_encoder_without_positions_alone_can_not_tell_orders_apart(positions,
     assert (gap < 1e-5) == (positions == "none")
 
 
-@pytest.mark.parametrize("kind", ["encoder", "decoder"])
-@pytest.mark.parametrize("positions", POSITIONS)
-def test_padding_in_front_does_not_matter_once_it_is_hidden_and_places_are_told(positions, kind):
-    if positions not in BOTH_WAYS and kind == "encoder":
-        return
+@pytest.mark.parametrize(
+    ("kind", "positions"), [("encoder", name) for name in BOTH_WAYS] + [("decoder", name) for name in POSITIONS]
+)
+def test_padding_in_front_does_not_matter_once_it_is_hidden_and_places_are_told(kind, positions):
     model = make(positions=positions, kind=kind)
     moved = torch.cat([torch.zeros(2, 3, dtype=torch.long), IDS], dim=1)
     seen = (torch.arange(10) >= 3) | torch.eye(10, dtype=torch.bool)  # padding sees itself, so as to see something
@@ -332,3 +331,12 @@ def test_a_refused_pass_leaves_the_caches_as_they_were(edit):
     with pytest.raises(ValueError, match=r"no activation|makes shape"):
         model(IDS[:, 3:], cache=cache, edits={edit: lambda x: x[:1]})
     assert_close(model(IDS[:, 3:], cache=cache), model(IDS)[:, 3:], **CLOSE)
+
+
+@torch.no_grad()
+def test_a_refused_first_pass_leaves_empty_caches_that_take_any_batch():
+    model = make()
+    cache = model.new_cache()
+    with pytest.raises(ValueError, match="no activation"):
+        model(IDS, cache=cache, edits={"blocks.9.out": torch.zeros_like})
+    assert_close(model(IDS[:1], cache=cache), model(IDS[:1]), **CLOSE)

@@ -1,7 +1,7 @@
 """Scaled dot-product attention, its masks, multi-head attention and the key-value cache.
 
-Chapter: Attention. Papers: Vaswani et al. 2017 (attention, heads); Shazeer 2019 and Ainslie et al. 2023
-(grouped heads).
+Chapters: Attention; Multi-head attention. Papers: Vaswani et al. 2017 (attention, heads); Shazeer 2019 and Ainslie
+et al. 2023 (grouped heads).
 Shapes: B batch, T query positions, S key positions, D model width, H heads, K head width.
 """
 
@@ -193,7 +193,7 @@ class KVCache:
             raise ValueError(
                 f"{k.size(-2)} positions after {self.length} are more than context_length ({self.context_length})"
             )
-        if self._k is None:  # one block for the whole context: appending then copies nothing that is already there
+        if not self.length:  # nothing is held: one block for the whole context, so that appending copies nothing
             self._k = k.new_empty(*k.shape[:-2], self.context_length, k.size(-1))
             self._v = v.new_empty(*v.shape[:-2], self.context_length, v.size(-1))
         for new, held in ((k, self._k), (v, self._v)):

@@ -82,8 +82,9 @@ class Block(nn.Module):
 
         Args:
             x: one vector for each position.
-            mask: bool, (T, T) or broadcastable to (B, H, T, T); True means "may attend".
-            bias: what the position scheme adds to the scores (H, T, T).
+            mask: bool, (T, S) or broadcastable to (B, H, T, S), S counting cached positions too; True means
+                "may attend".
+            bias: what the position scheme adds to the scores (H, T, S).
             causal: whether each position is kept from later ones.
             positions: the scheme that turns queries and keys.
             cache: keys and values of earlier positions; those of `x` are added to it.

@@ -97,8 +97,8 @@ def fit(
     Raises:
         ValueError: at the call: what was given does not fit together, or the checkpoint is damaged or of another run.
             Later: a batch or loss of the wrong shape, or batches that end too early.
-        FloatingPointError: a loss or gradient is not finite. The weights are those before that step (after it, where
-            only the held-out loss is not finite), and the checkpoint is the last one saved.
+        FloatingPointError: a loss or gradient is not finite, and the weights are those before that step; or a
+            held-out loss, or a weight to be saved, and they are those after it. The checkpoint is the last one saved.
     """
     _, processes = _place()
     if config.patience is not None and validate is None:
@@ -228,6 +228,7 @@ def _steps(
                 due = run.step % config.validate_every == 0 or run.step == config.steps
                 held_out = _judge(run, validate) if due and validate is not None else None
             if run.path is not None and (run.step % config.checkpoint_every == 0 or run.done):
+                checkpoints.require_finite(model)  # in every process, so that all of them stop
                 if rank == 0:
                     run.save()
                 run.saved = run.step

@@ -72,8 +72,8 @@ class Transformer(nn.Module):
             segments: which sentence each position belongs to (B, P + T), for a model with segments; 0 when None.
             places: where each position stands (P + T,) or (B, P + T), for texts with padding before them; counted
                 from 0, or on from the cache, when None. Schemes that know distances alone don't look at it.
-            mask: bool, (P + T, P + T) or broadcastable to (B, H, P + T, P + T); True means "may attend". A decoder is
-                causal by itself.
+            mask: bool, (P + T, all) or broadcastable to (B, H, P + T, all), "all" counting cached positions too; True
+                means "may attend". A decoder is causal by itself.
             source: for an encoder-decoder, token ids (B, S) of the sequence that the encoder reads.
             memory: or what `encode` made of it (B, S, D).
             memory_mask: bool, (B, 1, 1, S): which of the source's positions are text; for its encoder too.
