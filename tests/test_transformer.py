@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from test_heads import draw
 from test_layers import put_block
 from torch import nn
 from torch.testing import assert_close
@@ -40,12 +41,14 @@ HALF = IDS[:, :4]
 # --- references ----------------------------------------------------------------------------------------------------
 
 
-def test_bert():
+@pytest.mark.parametrize("number", range(5))
+def test_bert(number):
+    d, heads, _, layers, ff = draw(number)
     parts = {"kind": "encoder", "norm_place": "post", "norm_eps": 1e-12, "norm_embeddings": True, "n_segments": 2}
-    ours = make(**parts)
+    ours = make(d_model=d, n_heads=heads, n_layers=layers, d_ff=ff, **parts)
     theirs = BertModel(
         BertConfig(
-            vocab_size=11, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+            vocab_size=11, hidden_size=d, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=ff,
             max_position_embeddings=12, attn_implementation="eager",
         ),
         add_pooling_layer=False,
