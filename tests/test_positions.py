@@ -69,8 +69,8 @@ def test_impossible_sinusoids(length, width):
 
 
 def test_a_pair_is_turned_by_its_angle():
-    x = torch.tensor([[1.0, 0.0, 0.0, 2.0]])
-    assert_close(rotate(x, torch.tensor([[math.pi / 2, math.pi]])), torch.tensor([[0.0, 1.0, 0.0, -2.0]]))
+    x = torch.tensor([[1.0, 3.0, 0.0, 2.0]])
+    assert_close(rotate(x, torch.tensor([[math.pi / 2, math.pi]])), torch.tensor([[-3.0, 1.0, 0.0, -2.0]]))
 
 
 def test_turning_keeps_lengths_and_the_product_knows_the_distance_alone():
