@@ -126,7 +126,7 @@ def prepare(name, folder):
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for cell in code:
         cell.outputs, cell.execution_count = [], None
-    return code, NotebookClient(notebook, kernel_name="colab", timeout=300, resources={"metadata": {"path": folder}})
+    return code, NotebookClient(notebook, kernel_name="colab", timeout=900, resources={"metadata": {"path": folder}})
 
 
 def test_a_chapter_runs_alone_in_colab(name, colab, wheel, tmp_path):
