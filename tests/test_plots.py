@@ -36,6 +36,14 @@ def test_curves_differ_in_colour_and_dash():
     assert list(second.get_ydata()) == [4, 5]
 
 
+@pytest.mark.parametrize(("lines", "beside"), [(4, False), (6, True)])
+def test_a_long_legend_stands_beside_the_lines(lines, beside):
+    figure = plots.curves([1, 2], {str(i): [i, i] for i in range(lines)}, xlabel="x", ylabel="y")
+    figure.canvas.draw()
+    ax = figure.axes[0]
+    assert (ax.get_legend().get_window_extent().x0 >= ax.get_window_extent().x1) == beside
+
+
 def test_the_style_is_not_left_on():
     before = plt.rcParams["axes.spines.top"]
     plots.curves([1], {"line": [3]}, xlabel="x", ylabel="y")
