@@ -8,7 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from bookformer.data import HELD_OUT, batches, load_works, split_works
+from bookformer.data import (
+    HELD_OUT,
+    batches,
+    clean,
+    join_documents,
+    load_files,
+    load_gpt2_vocabulary,
+    load_pairs,
+    load_reviews,
+    load_works,
+    near_duplicates,
+    split_works,
+)
 
 IDS = torch.arange(50)
 
@@ -60,8 +72,8 @@ def test_a_missing_package_names_the_command(monkeypatch):
 
 
 def test_an_unknown_corpus_is_named():
-    with pytest.raises(ValueError, match="there is no corpus 'marlowe'; there is shakespeare"):
-        load_works("marlowe")
+    with pytest.raises(ValueError, match="there is no corpus 'marlowe'; there is shakespeare, reviews"):
+        load_files("marlowe")
 
 
 def test_works_stand_on_one_side_only():
@@ -132,3 +144,85 @@ def test_a_batch_may_be_as_large_as_the_data():
 def test_impossible_batches_are_refused_at_once(ids, t, b, message):
     with pytest.raises(ValueError, match=message):
         batches(ids, context_length=t, batch_size=b, generator=torch.Generator())
+
+
+def test_the_folio_has_its_own_spelling():
+    folio = load_works(folio=True)
+    assert len(folio) == 35
+    assert "vertue" in folio["hamlet"]
+    assert "vertue" not in load_works()["hamlet"]
+
+
+def test_the_reviews_are_there_with_their_copies():
+    reviews = load_reviews()
+    assert len(reviews) == 35_124
+    assert len({text for text, _ in reviews}) == 17_411
+    assert sum(label for _, label in reviews) == 16_548
+
+
+def test_a_review_is_on_its_side():
+    labels = dict(load_reviews())
+    assert labels["很后悔,不怎么样的一本书,千万别买"] == 0
+
+
+def test_the_interface_strings_are_pairs_of_two_languages():
+    pairs = load_pairs()
+    assert len(pairs) == len(set(pairs)) == 3080
+    assert ("Close without saving", "不保存并关闭") in pairs
+    assert all(english and chinese and english != chinese for english, chinese in pairs)
+    assert not any("\x04" in english for english, _ in pairs)  # gettext's mark between context and text
+
+
+def test_gpt2s_vocabulary_and_merges():
+    vocabulary, merges = load_gpt2_vocabulary()
+    assert len(vocabulary) == 50_257
+    assert len(merges) == 50_000
+    assert merges[0] == ("Ġ", "t")
+    assert {len(merge) for merge in merges} == {2}
+
+
+def test_clean_leaves_one_way_to_write_a_thing():
+    assert clean("\r\n\na  \r\nb\t\rc\n\n\n\nd\x00e\u3000\n  f\n\n") == "a\nb\nc\n\nde\n  f"
+    assert clean("e\u0301") == "é"
+    assert clean("") == clean(" \n \n") == ""
+    text = load_works()["sonnets"]
+    assert clean(clean(text)) == clean(text)
+
+
+def jaccard(a, b, n=5):
+    x, y = ({t[i : i + n] for i in range(max(1, len(t) - n + 1))} for t in (a, b))
+    return len(x & y) / len(x | y)
+
+
+def test_near_duplicates_are_those_that_comparing_each_with_each_finds():
+    texts = sorted({text for text, _ in load_reviews()})[::40]
+    texts += [text[:-2] + "。" for text in texts[:40]] + [text + text[:9] for text in texts[40:80]]
+    expected = [
+        (i, j, jaccard(texts[i], texts[j]))
+        for j in range(len(texts))
+        for i in range(j)
+        if jaccard(texts[i], texts[j]) >= 0.8
+    ]
+    assert len(expected) > 30
+    assert near_duplicates(texts) == sorted(expected)
+
+
+def test_copies_and_short_texts_are_found_too():
+    assert near_duplicates(["ab", "xyzxyz", "ab", ""]) == [(0, 2, 1.0)]
+    assert near_duplicates([]) == near_duplicates(["a"]) == []
+
+
+@pytest.mark.parametrize("wrong", [{"shingle": 0}, {"bands": 0}, {"rows": 0}, {"threshold": 0}, {"threshold": 1.1}])
+def test_a_search_that_makes_no_sense(wrong):
+    with pytest.raises(ValueError, match=r"must be at least 1, and threshold \("):
+        near_duplicates(["a"], **wrong)
+
+
+def test_documents_are_joined_with_a_mark_before_and_after_each():
+    assert join_documents([[1, 2], [3]], 9).tolist() == [9, 1, 2, 9, 3, 9]
+
+
+@pytest.mark.parametrize(("documents", "message"), [([], "the corpus is empty"), ([[1], []], "document 1 is empty")])
+def test_an_empty_corpus_or_document(documents, message):
+    with pytest.raises(ValueError, match=message):
+        join_documents(documents, 9)

@@ -8,7 +8,17 @@ import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
 
-from bookformer.metrics import bits, bootstrap_interval, held_out_losses, perplexity
+from bookformer.bpe import END_OF_TEXT, BPETokenizer
+from bookformer.metrics import (
+    bits,
+    bootstrap_interval,
+    chrf,
+    exact_match,
+    held_out_losses,
+    nats_per_character,
+    perplexity,
+)
+from bookformer.tokenizers import CharTokenizer
 
 IDS = torch.randint(11, (50,), generator=torch.Generator().manual_seed(0))
 
@@ -121,3 +131,56 @@ def test_a_bootstrap_interval_is_near_the_textbooks():
 def test_what_has_no_interval_is_refused(values, level, message):
     with pytest.raises(ValueError, match=message):
         bootstrap_interval(torch.tensor(values), torch.Generator(), level=level)
+
+
+class Uniform(nn.Module):
+    """The same logit for each of v tokens."""
+
+    def __init__(self, v):
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(v))
+
+    def forward(self, ids):
+        return self.logits.expand(*ids.shape, -1)
+
+
+def test_nats_are_shared_out_over_characters():
+    """A guess among V tokens costs ln V for each token, and half of it for each character of a token of two."""
+    chars = CharTokenizer("abc\n")
+    ids = torch.tensor(chars.encode("abcabcabc"))
+    assert nats_per_character(Uniform(4), chars, ids, 4) == pytest.approx(math.log(4))
+    tokenizer = BPETokenizer.train("ababab", 258, [END_OF_TEXT])
+    ids = torch.tensor([257, *tokenizer.encode("abababab"), 257, *tokenizer.encode("你")])  # 4 tokens, mark, 3 bytes
+    assert len(ids) == 9
+    # of the 8 targets, 4 hold two characters, one is a mark without any, and 3 are one character
+    assert nats_per_character(Uniform(258), tokenizer, ids, 4) == pytest.approx(8 * math.log(258) / (8 + 0 + 1))
+
+
+def test_only_what_fills_windows_counts():
+    tokenizer = BPETokenizer.train("ababab", 258, [END_OF_TEXT])
+    ids = torch.tensor([*tokenizer.encode("abababab"), *tokenizer.encode("xyz")])  # 7 tokens: one window of 5
+    assert nats_per_character(Uniform(258), tokenizer, ids, 5) == pytest.approx(5 * math.log(258) / 8)
+
+
+def test_exact_match():
+    assert exact_match(["a", "b", "c", "d"], ["a", "b", "c", " d"]) == 0.75
+
+
+def test_chrf_by_hand():
+    assert chrf(["abc 你好"], ["abc 你好"]) == pytest.approx(100)
+    assert chrf(["xyz"], ["你好吗"]) == 0
+    # "ab" for "abc": of 1-grams 2 of 2 and 2 of 3, of 2-grams 1 of 1 and 1 of 2; recall counts double (beta 2)
+    precision, recall = 1, (2 / 3 + 1 / 2) / 2
+    assert chrf(["ab"], ["abc"]) == pytest.approx(100 * 5 * precision * recall / (4 * precision + recall), abs=0.01)
+
+
+def test_chrf_is_over_all_pairs_together():
+    assert chrf(["abcdefgh", "x"], ["abcdefgh", "y"]) > 60
+
+
+@pytest.mark.parametrize("measure", [exact_match, chrf])
+@pytest.mark.parametrize(("answers", "references"), [([], []), (["a"], []), (["a"], ["a", "b"])])
+def test_answers_that_do_not_pair_up(measure, answers, references):
+    message = f"as many answers as references, at least one: {len(answers)}, {len(references)}"
+    with pytest.raises(ValueError, match=message):
+        measure(answers, references)

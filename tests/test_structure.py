@@ -15,17 +15,22 @@ ORDER = [
     "config",
     "checks",
     "tokenizers",
+    "bpe",
     "data",
     "ngram",
+    "recurrent",
     "positions",
     "taps",
     "attention",
     "layers",
     "transformer",
     "heads",
+    "objectives",
+    "generate",
     "checkpoints",
     "train",
     "metrics",
+    "weights",
     "plots",
     "widgets",
 ]  # the reading order
@@ -85,7 +90,7 @@ def test_a_module_fits_on_a_few_screens():
 
 
 def test_the_tokenizers_need_no_torch():
-    code = "import sys, bookformer.tokenizers, bookformer.config, bookformer.checks; assert 'torch' not in sys.modules"
+    code = "import sys, bookformer.bpe, bookformer.config, bookformer.checks; assert 'torch' not in sys.modules"
     assert not subprocess.run([__import__("sys").executable, "-c", code]).returncode
 
 
@@ -134,7 +139,8 @@ def test_the_licences_are_there():
 
 
 def test_nothing_large_is_kept():
-    assert [path for path in tracked() if path.stat().st_size > 2_000_000] == []
+    large = {path for path in tracked() if path.stat().st_size > 2_000_000}
+    assert large <= set((LIB / "models").glob("*.safetensors"))  # the book's own checkpoints
 
 
 def test_every_mutant_still_has_its_line():

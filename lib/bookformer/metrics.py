@@ -4,10 +4,14 @@ Chapters: all that measure. Loss is cross-entropy, in nats for each token.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from sacrebleu.metrics import CHRF
 from torch import Tensor, nn
+
+from bookformer.tokenizers import Tokenizer
 
 
 def perplexity(nats: float) -> float:
@@ -73,6 +77,60 @@ def held_out_losses(model: nn.Module, ids: Tensor, context_length: int, *, batch
     finally:
         model.train(was_training)
     return total / n
+
+
+def nats_per_character(
+    model: nn.Module, tokenizer: Tokenizer, ids: Tensor, context_length: int, *, batch_size: int = 32
+) -> float:
+    """The loss on a text, shared out over its characters, so that models with different tokens can be compared.
+
+    It is never too low: a text can be spelled with other tokens too, and their probability is left out.
+
+    Args:
+        model: takes ids (B, T), returns logits (B, T, V).
+        tokenizer: the one that made the ids. Special tokens are predicted like any other, and hold no character.
+        ids: the text as token ids (N,), cut into windows that stand end to end.
+        context_length: T, tokens in a window.
+        batch_size: windows computed at once.
+
+    Raises:
+        ValueError: as `held_out_losses`.
+    """
+    losses = held_out_losses(model, ids, context_length, batch_size=batch_size)
+    n = (len(ids) - 1) // context_length  # windows
+    special = set(tokenizer.special.values())
+    targets = [i for i in ids[1 : n * context_length + 1].tolist() if i not in special]
+    return losses.sum().item() * n / len(tokenizer.decode(targets))
+
+
+def exact_match(answers: Sequence[str], references: Sequence[str]) -> float:
+    """The share of answers that are their reference, character by character.
+
+    Raises:
+        ValueError: there are none, or not as many of the one as of the other.
+    """
+    _require_pairs(answers, references)
+    return sum(a == r for a, r in zip(answers, references, strict=True)) / len(answers)
+
+
+def chrf(answers: Sequence[str], references: Sequence[str]) -> float:
+    """How many runs of 1 to 6 characters answers and references share: from 0 to 100, over all of them together.
+
+    Popović 2015, as sacrebleu computes it. For Chinese, where words have no spaces between them, characters are the
+    measure that needs no word splitter.
+
+    Raises:
+        ValueError: there are none, or not as many of the one as of the other.
+    """
+    _require_pairs(answers, references)
+    return CHRF().corpus_score(list(answers), [list(references)]).score
+
+
+def _require_pairs(answers: Sequence[str], references: Sequence[str]) -> None:
+    if not answers or len(answers) != len(references):
+        raise ValueError(
+            f"there must be as many answers as references, at least one: {len(answers)}, {len(references)}"
+        )
 
 
 def bootstrap_interval(
