@@ -275,8 +275,21 @@ def _join(ids: list[int], pair: tuple[int, int], new: int) -> list[int]:
     return joined
 
 
+def _replace(word: list[int], pair: tuple[int, int], new: int) -> tuple[list, list]:
+    """The same in place; returns the pairs of neighbours that are gone, and those that have come."""
+    gone, come, at = [], [], -1
+    while pair[0] in (rest := word[at + 1 :]):
+        at += 1 + rest.index(pair[0])
+        if word[at + 1 : at + 2] == [pair[1]]:
+            before, after = word[max(at - 1, 0) : at], word[at + 2 : at + 3]  # at most one id each
+            gone += [pair, *((b, pair[0]) for b in before), *((pair[1], a) for a in after)]
+            come += [*((b, new) for b in before), *((new, a) for a in after)]
+            word[at : at + 2] = [new]
+    return gone, come
+
+
 def _learn(pieces: Counter[bytes], wanted: int) -> list[tuple[bytes, bytes]]:
-    """The merges, each the most frequent pair at its time. Only pieces that hold the pair are counted again."""
+    """The merges, each the most frequent pair at its time. Only what stands beside a join is counted again."""
     tokens = [bytes([b]) for b in _SHOWN]  # id -> bytes
     ids = {token: i for i, token in enumerate(tokens)}
     words = [[_ID[b] for b in piece] for piece in pieces]
@@ -301,14 +314,13 @@ def _learn(pieces: Counter[bytes], wanted: int) -> list[tuple[bytes, bytes]]:
             tokens.append(token)
         changed = set()
         for w in places.pop(pair):
-            before, after = words[w], _join(words[w], pair, ids[token])
-            for sign, word in ((-1, before), (1, after)):
-                for near in pairwise(word):
-                    counts[near] += sign * times[w]
-                    changed.add(near)
-                    if sign > 0:
-                        places[near].add(w)
-            words[w] = after
+            gone, come = _replace(words[w], pair, ids[token])
+            for near in gone:
+                counts[near] -= times[w]
+            for near in come:
+                counts[near] += times[w]
+                places[near].add(w)
+            changed.update(gone, come)
         for near in changed:
             heapq.heappush(queue, (-counts[near], near))
     return merges
