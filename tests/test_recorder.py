@@ -122,3 +122,15 @@ def test_spoilt_traits_and_lost_models_and_lost_bytes_are_seen(path):
     again = copy.deepcopy(stored)
     next(model for model in again.values() if "buffers" in model).pop("buffers")
     assert [found.endswith("are [] when run again") for found in recorder.differences(stored, again)] == [True]
+
+
+def test_guesses_are_missed_and_not_compared():
+    def model(guesses, packed=b"\0\0\0\0"):
+        parts = {"packed": packed} | guesses
+        bytes_of = [{"path": [name], "data": base64.b64encode(data).decode()} for name, data in parts.items()]
+        return {"m": {"state": {"exact": True}, "buffers": bytes_of}}
+
+    stored = model({"guesses": b"abc"})
+    assert list(recorder.differences(stored, model({"guesses": b"abcd"}))) == []
+    assert list(recorder.differences(stored, model({}))) != []
+    assert list(recorder.differences(stored, model({"guesses": b"abc"}, b"\0\0\x80\x3f"))) != []

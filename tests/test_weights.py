@@ -129,6 +129,6 @@ def cut(records, stop):
             raise KeyboardInterrupt
 
 
-def test_a_run_that_went_on_counts_each_hour_once():
-    rows = [{"seconds": s} for s in (1.0, 3.0, 0.5, 2.5, 1.0)]
-    assert pretrain.seconds(rows) == 3.0 + 2.5 + 1.0
+def test_a_pause_or_a_second_start_does_not_count():
+    rows = [{"step": n, "seconds": s} for n, s in ((1, 1.0), (2, 3.0), (3, 5.0), (4, 905.0), (3, 0.5), (4, 2.5))]
+    assert pretrain.seconds(rows) == 4 * 2.0

@@ -9,8 +9,10 @@ recorded run) and the tokenizer into lib/bookformer/models/.
 import argparse
 import dataclasses
 import hashlib
+import itertools
 import json
 import platform
+import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -178,12 +180,9 @@ def data_of(train: dict[str, str], held: dict[str, str], tokenizer: BPETokenizer
 
 
 def seconds(rows: list[dict]) -> float:
-    """How long the steps took: the clock begins anew when a run goes on."""
-    total, last = 0.0, 0.0
-    for row in rows:
-        total += row["seconds"] - (last if row["seconds"] >= last else 0.0)
-        last = row["seconds"]
-    return round(total, 1)
+    """What the steps take: their number times the median of one, so that a pause or a second start does not count."""
+    times = [b["seconds"] - a["seconds"] for a, b in itertools.pairwise(rows) if b["seconds"] >= a["seconds"]]
+    return round(statistics.median(times) * len({row["step"] for row in rows}), 1)
 
 
 def library_hash() -> str:

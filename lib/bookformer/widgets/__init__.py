@@ -4,7 +4,9 @@ They take arrays and tokens, never a model.
 """
 
 from bookformer.widgets.attention_view import AttentionView
+from bookformer.widgets.loss_view import LossView
+from bookformer.widgets.merge_view import MergeView
 from bookformer.widgets.ngram_view import NGramView
 from bookformer.widgets.position_view import PositionView
 
-__all__ = ["AttentionView", "NGramView", "PositionView"]
+__all__ = ["AttentionView", "LossView", "MergeView", "NGramView", "PositionView"]
