@@ -49,10 +49,6 @@ RECIPES = {
         ModelConfig(vocab_size=VOCAB_SIZE, context_length=256, d_model=192, n_heads=6, n_layers=6, **LLAMA_LIKE),
         TrainConfig(steps=3000, batch_size=16, learning_rate=3e-3, final_fraction=0.02),
     ),
-    "shakespeare-1m": Recipe(
-        ModelConfig(vocab_size=VOCAB_SIZE, context_length=256, d_model=128, n_heads=4, n_layers=4, **LLAMA_LIKE),
-        TrainConfig(steps=3000, batch_size=16, learning_rate=3e-3, final_fraction=0.02),
-    ),
 }
 
 
