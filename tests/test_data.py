@@ -183,6 +183,7 @@ def test_gpt2s_vocabulary_and_merges():
 
 def test_clean_leaves_one_way_to_write_a_thing():
     assert clean("\r\n\na  \r\nb\t\rc\n\n\n\nd\x00e\u3000\n  f\n\n") == "a\nb\nc\n\nde\n  f"
+    assert clean("a\n\n\nb\n\nc") == "a\n\nb\n\nc"
     assert clean("e\u0301") == "é"
     assert clean("") == clean(" \n \n") == ""
     text = load_works()["sonnets"]

@@ -81,6 +81,12 @@ def test_a_row_that_has_ended_stays_so():
     assert set(ended[0, at:].tolist()) == {stop}
     alone = generate(made, PROMPT[:1], 12, temperature=0, stop=stop)
     assert alone.shape == (1, at + 1)  # all rows have ended: no more is written
+    drawn = generate(
+        made, PROMPT.repeat(20, 1), 12, temperature=50.0, generator=torch.Generator().manual_seed(0), stop=7
+    )
+    ended = (drawn[:, 3:] == 7).int().cummax(dim=1).values.bool()  # (40, 12), from a row's first 7 on
+    assert 0 < ended.float().mean() < 1
+    assert (drawn[:, 3:][ended] == 7).all()
 
 
 def test_a_model_in_training_is_put_back_and_writes_without_dropout():
