@@ -80,8 +80,8 @@ def states(notebook):
 def differences(stored, again):
     """In what two runs' widgets differ. Bytes may differ by rounding if the trait `exact` tells what they are.
 
-    Of a LossView's guesses only the presence is compared: which of two nearly equal ones is the fifth, rounding decides.
-    The widget has refused any that contradict its losses, and those are compared.
+    Of a LossView's guesses only the presence is compared: rounding decides which of two nearly equal ones is the
+    fifth. The widget has refused any that contradict its losses, and those are compared.
     """
     if list(stored) != list(again):
         yield f"models {list(stored)} are {list(again)} when run again"
