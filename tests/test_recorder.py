@@ -134,3 +134,22 @@ def test_guesses_are_missed_and_not_compared():
     assert list(recorder.differences(stored, model({"guesses": b"abcd"}))) == []
     assert list(recorder.differences(stored, model({}))) != []
     assert list(recorder.differences(stored, model({"guesses": b"abc"}, b"\0\0\x80\x3f"))) != []
+
+
+def test_a_model_that_a_tagged_cell_shows_may_have_other_bytes_and_not_other_traits():
+    stored = {"m": {"state": {"exact": True}, "buffers": []}}
+    other = {"m": {"state": {"exact": False}, "buffers": []}}
+    assert list(recorder.differences(stored, other))
+    assert list(recorder.differences(stored, other, {"m"})) == []
+    assert list(recorder.differences(stored, {"m": {"state": {}, "buffers": []}}, {"m"}))
+    assert list(recorder.differences(stored, {}, {"m"}))
+
+
+def test_only_tagged_cells_show_such_models():
+    cell = nbformat.v4.new_code_cell(
+        outputs=[nbformat.v4.new_output("display_data", {notebooks.VIEW: {"model_id": "a"}})]
+    )
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    assert recorder.loose(notebook) == set()
+    cell.metadata["tags"] = ["nbval-ignore-output"]
+    assert recorder.loose(notebook) == {"a"}
