@@ -254,7 +254,7 @@ def test_a_cache_refuses_gradients():
 def test_a_cache_refuses_what_is_unlike_what_it_holds(other):
     cache = KVCache(4)
     cache.append(*torch.randn(2, 1, 2, 1, 8))
-    with pytest.raises(ValueError, match=r"do not fit a cache of \(1, 2, 4, 8\) \(torch.float32\)"):
+    with pytest.raises(ValueError, match=r"do not fit a cache of \(1, 2, 1, 8\) \(torch.float32\)"):
         cache.append(other, other)
     assert cache.length == 1
 
@@ -275,6 +275,38 @@ def test_a_full_cache_refuses_and_keeps_what_it_has():
     with pytest.raises(ValueError, match=r"3 positions after 3 are more than context_length \(4\)"):
         cache.append(new, new)
     assert cache.length == 3
+
+
+def test_a_cache_grows_and_gives_back_what_it_was_given():
+    cache, k, v = KVCache(40), torch.randn(2, 3, 40, 8), torch.randn(2, 3, 40, 8)
+    for start, end in ((0, 3), (3, 4), (4, 17), (17, 18), (18, 40)):
+        keys, values = cache.append(k[..., start:end, :], v[..., start:end, :])
+        assert torch.equal(keys, k[..., :end, :])
+        assert torch.equal(values, v[..., :end, :])
+
+
+def test_a_long_context_costs_nothing_until_it_is_used():
+    cache = KVCache(1_000_000)
+    cache.append(*torch.randn(2, 1, 2, 5, 8))
+    assert cache._k.untyped_storage().nbytes() + cache._v.untyped_storage().nbytes() == 2 * 2 * 10 * 8 * 4
+
+
+def test_rows_of_a_cache_are_selected_and_go_on_apart():
+    config = ModelConfig(vocab_size=10, context_length=8, d_model=16, n_heads=4, n_kv_heads=2)
+    layer, x = MultiHeadAttention(config).eval(), torch.randn(3, 6, 16)
+    rows = torch.tensor([2, 0, 2, 1])
+    with torch.no_grad():
+        cache = KVCache(8)
+        layer(x[:, :5], cache=cache)
+        cache.select(rows)
+        found = layer(x[rows, 5:], cache=cache)[0]
+        whole = layer(x, causal=True)[0][:, 5:]
+    torch.testing.assert_close(found, whole[rows])
+
+
+def test_an_empty_cache_has_no_rows():
+    with pytest.raises(ValueError, match="an empty cache has no rows to select"):
+        KVCache(4).select(torch.tensor([0]))
 
 
 def test_a_cache_has_room():

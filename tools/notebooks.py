@@ -2,6 +2,7 @@
 
 python tools/notebooks.py sync      the one that was changed rewrites the other; nothing runs
 python tools/notebooks.py execute   sync, then run the chapters whose code changed since they last ran (--all: all)
+python tools/notebooks.py execute 04   the same for the chapters whose names begin so
 python tools/notebooks.py check     say what is wrong with the chapters and the pages; change nothing
 """
 
@@ -330,12 +331,15 @@ def main() -> None:
     """Run one of the three commands."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["sync", "execute", "check"])
-    parser.add_argument("--all", action="store_true", help="execute every chapter")
+    parser.add_argument("beginnings", nargs="*", default=[""], help="of the chapters' names to sync or execute")
+    parser.add_argument("--all", action="store_true", help="execute even those whose code has not changed")
     arguments = parser.parse_args()
     if arguments.command == "check":
         sys.exit(1 if check() else 0)
     try:
         for name in chapters():
+            if not name.startswith(tuple(arguments.beginnings)):
+                continue
             if arguments.command == "sync":
                 sync(name)
             else:

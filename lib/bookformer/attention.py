@@ -193,19 +193,36 @@ class KVCache:
             raise ValueError(
                 f"{k.size(-2)} positions after {self.length} are more than context_length ({self.context_length})"
             )
-        if not self.length:  # nothing is held: one block for the whole context, so that appending copies nothing
-            self._k = k.new_empty(*k.shape[:-2], self.context_length, k.size(-1))
-            self._v = v.new_empty(*v.shape[:-2], self.context_length, v.size(-1))
+        if not self.length:
+            self._k, self._v = k[..., :0, :], v[..., :0, :]
         for new, held in ((k, self._k), (v, self._v)):
             if new.shape != (*held.shape[:-2], k.size(-2), held.size(-1)) or new.dtype != held.dtype:
                 raise ValueError(
                     f"positions of shape {tuple(new.shape)} ({new.dtype}) do not fit a cache of "
-                    f"{tuple(held.shape)} ({held.dtype})"
+                    f"{tuple(held[..., : self.length, :].shape)} ({held.dtype})"
                 )
+        if end > self._k.size(-2):  # twice what is needed, so that most appending copies nothing
+            room = min(2 * end, self.context_length)
+            self._k, self._v = self._grown(self._k, room), self._grown(self._v, room)
         self._k[..., self.length : end, :] = k
         self._v[..., self.length : end, :] = v
         self.length = end
         return self._k[..., :end, :], self._v[..., :end, :]
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows of the batch (N,), in this order and as often as they are named: for a search that branches.
+
+        Raises:
+            ValueError: nothing is held yet.
+        """
+        if not self.length:
+            raise ValueError("an empty cache has no rows to select")
+        self._k, self._v = self._k.index_select(0, rows), self._v.index_select(0, rows)
+
+    def _grown(self, held: Tensor, room: int) -> Tensor:
+        grown = held.new_empty(*held.shape[:-2], room, held.size(-1))  # (B, heads, room, K)
+        grown[..., : self.length, :] = held[..., : self.length, :]
+        return grown
 
 
 class MultiHeadAttention(nn.Module):

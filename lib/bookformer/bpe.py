@@ -34,28 +34,46 @@ def printable_bytes() -> dict[int, str]:
 _SHOWN = printable_bytes()  # byte -> character
 _BYTES = {char: b for b, char in _SHOWN.items()}  # character -> byte
 _ID = {b: i for i, b in enumerate(_SHOWN)}  # byte -> id
+_DIGITS = regex.compile(r"(\p{N})")
 _NEVER = (1 << 60, -1)  # the rank of a pair that no merge joins
+
+
+def missing_bytes(vocabulary: Collection[str]) -> bytes:
+    """The bytes that have no token among these, written as `printable_bytes` has them."""
+    return bytes(b for b, char in printable_bytes().items() if char not in vocabulary)
 
 
 class BPETokenizer:
     """Byte-pair encoding over the bytes of UTF-8: any text has ids, and gets back from them what it was.
 
-    Ids 0 to 255 are the bytes, in GPT-2's order; then comes one id for each merge, in the order in which they were
-    learnt; then the special tokens, which no text turns into: their ids are in `special`.
+    First come the 256 bytes, in GPT-2's order; then one id for each merge, in the order in which they were learnt; and
+    after all these, or before them, the special tokens, which no text turns into: their ids are in `special`.
 
     Sennrich et al. 2016 (the merges), Radford et al. 2019 (on bytes).
 
     Args:
         merges: pairs of tokens, as bytes, such as (b" t", b"he").
         special_tokens: names for tokens that stand for no text.
+        special_first: whether they have the lowest ids, as in SmolLM2, or the highest, as in GPT-2.
+        digits_apart: whether each digit is a token of its own, as in SmolLM2, however often some stand side by side.
+        without: bytes that have no token, as in SmolLM2, whose makers met no text with them.
 
     Raises:
         ValueError: a merge joins what neither is a byte nor was merged before, or stands there twice; a special token
             has no name, or one that is taken.
     """
 
-    def __init__(self, merges: Iterable[tuple[bytes, bytes]], special_tokens: Iterable[str] = ()) -> None:
-        self.tokens = [bytes([b]) for b in _SHOWN]  # id -> bytes
+    def __init__(
+        self,
+        merges: Iterable[tuple[bytes, bytes]],
+        special_tokens: Iterable[str] = (),
+        *,
+        special_first: bool = False,
+        digits_apart: bool = False,
+        without: bytes = b"",
+    ) -> None:
+        self.special_first, self.digits_apart, self.without = special_first, digits_apart, without
+        self.tokens = [bytes([b]) for b in _SHOWN if b not in without]  # id -> bytes; no special tokens as yet
         ids = {token: i for i, token in enumerate(self.tokens)}
         self.merges: list[tuple[bytes, bytes]] = []
         self._merged: dict[tuple[int, int], tuple[int, int]] = {}  # pair of ids -> the merge's number, and its token
@@ -75,8 +93,11 @@ class BPETokenizer:
         for name in special_tokens:
             if not name or name in self.special:
                 raise ValueError(f"special token {name!r} needs a name that no other has")
-            self.special[name] = len(self.tokens)
-            self.tokens.append(name.encode())
+            self.special[name] = len(self.special) + (0 if special_first else len(self.tokens))
+        names = [name.encode() for name in self.special]
+        self.tokens = [*names, *self.tokens] if special_first else [*self.tokens, *names]
+        self._first = len(names) if special_first else 0  # the first byte's id
+        self._numbers = {b: i for i, b in enumerate(b for b in _SHOWN if b not in without)}  # counted from there
         self._pieces: dict[bytes, list[int]] = {}  # what was encoded before: words come back
 
     @classmethod
@@ -120,17 +141,24 @@ class BPETokenizer:
         The name of a special token is text like any other here: nobody can write a token that means something else.
 
         Raises:
-            ValueError: the text holds half of a surrogate pair, which UTF-8 can't write; the message says where.
+            ValueError: the text holds half of a surrogate pair, which UTF-8 can't write, or a byte that has no token;
+                the message says which.
         """
         ids = []
-        for piece in _cut(text):
+        for piece in _cut(text, self.digits_apart):
             found = self._pieces.get(piece)
             if found is None:
-                found = self._merge([_ID[b] for b in piece])
+                found = [self._first + i for i in self._merge(self._spell(piece))]
                 if len(self._pieces) < 100_000 and len(piece) < 64:
                     self._pieces[piece] = found
             ids.extend(found)
         return ids
+
+    def _spell(self, piece: bytes) -> list[int]:
+        unknown = [b for b in piece if b not in self._numbers]
+        if unknown:
+            raise ValueError(f"byte {unknown[0]:#04x} of {piece!r} has no token in this vocabulary")
+        return [self._numbers[b] for b in piece]
 
     def _merge(self, ids: list[int]) -> list[int]:
         while len(ids) > 1:
@@ -176,6 +204,7 @@ class BPETokenizer:
         vocabulary: dict[str, int],
         merges: Iterable[Sequence[str]],
         special_tokens: Sequence[str] = (END_OF_TEXT,),
+        **how: bool | bytes,
     ) -> "BPETokenizer":
         """A tokenizer in the form in which GPT-2's was published.
 
@@ -183,11 +212,12 @@ class BPETokenizer:
             vocabulary: each token, its bytes written as `printable_bytes` has them, and its id.
             merges: pairs of such tokens, in order.
             special_tokens: those that stand for no text, in the order of their ids.
+            how: `special_first`, `digits_apart` and `without`, as when a tokenizer is made.
 
         Raises:
             ValueError: the two do not fit each other; the message says where they part.
         """
-        made = cls([tuple(_bytes(part) for part in merge) for merge in merges], special_tokens)
+        made = cls([tuple(_bytes(part) for part in merge) for merge in merges], special_tokens, **how)
         names = made._names()
         for i, name in enumerate(names):
             if vocabulary.get(name) != i:
@@ -203,7 +233,9 @@ class BPETokenizer:
 
     def _names(self) -> list[str]:
         """The tokens as files write them, by id."""
-        return [*map(_shown, self.tokens[: self.vocab_size - len(self.special)]), *self.special]
+        end = self._first + self.vocab_size - len(self.special)  # of the bytes and the merges
+        names = [*map(_shown, self.tokens[self._first : end])]
+        return [*self.special, *names] if self.special_first else [*names, *self.special]
 
     def save(self, path: str | Path) -> None:
         """Write the tokenizer as one JSON file, which the package `tokenizers` reads too."""
@@ -211,7 +243,7 @@ class BPETokenizer:
         content = {
             "version": "1.0",
             "added_tokens": [{"id": i, "content": name, **flags, "special": True} for name, i in self.special.items()],
-            "pre_tokenizer": _BYTE_LEVEL,
+            "pre_tokenizer": _DIGITS_APART if self.digits_apart else _BYTE_LEVEL,
             "decoder": _BYTE_LEVEL,
             "model": {
                 "type": "BPE",
@@ -235,12 +267,18 @@ class BPETokenizer:
             special = [token["content"] for token in content["added_tokens"]]
         except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is cut short, or is no tokenizer: {error!r}") from None
-        if model.get("type") != "BPE" or cut != _BYTE_LEVEL:
+        if model.get("type") != "BPE" or cut not in (_BYTE_LEVEL, _DIGITS_APART):
             raise ValueError(f"{path} is another kind of tokenizer: {model.get('type')!r} on pieces cut by {cut}")
-        return cls.from_vocabulary(vocabulary, merges, special)
+        how = {
+            "special_first": bool(special) and vocabulary.get(special[0]) == 0,
+            "digits_apart": cut == _DIGITS_APART,
+            "without": missing_bytes(vocabulary),
+        }
+        return cls.from_vocabulary(vocabulary, merges, special, **how)
 
 
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+_DIGITS_APART = {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, _BYTE_LEVEL]}
 
 
 def _shown(token: bytes) -> str:
@@ -254,7 +292,7 @@ def _bytes(shown: str) -> bytes:
     return bytes(_BYTES[char] for char in shown)
 
 
-def _cut(text: str | bytes) -> Iterator[bytes]:
+def _cut(text: str | bytes, digits_apart: bool = False) -> Iterator[bytes]:
     """The pieces in which merges happen. Bytes that are no UTF-8 pass through as lone surrogates (PEP 383)."""
     if isinstance(text, str):
         half = regex.search(r"\p{Cs}", text)
@@ -262,7 +300,8 @@ def _cut(text: str | bytes) -> Iterator[bytes]:
             raise ValueError(f"{half[0]!r} at index {half.start()} is half of a surrogate pair: UTF-8 can't write it")
     else:
         text = text.decode("utf-8", "surrogateescape")
-    return (piece[0].encode("utf-8", "surrogateescape") for piece in PIECES.finditer(text))
+    parts = _DIGITS.split(text) if digits_apart else [text]
+    return (piece[0].encode("utf-8", "surrogateescape") for part in parts for piece in PIECES.finditer(part))
 
 
 def _join(ids: list[int], pair: tuple[int, int], new: int) -> list[int]:

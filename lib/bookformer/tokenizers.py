@@ -108,6 +108,7 @@ class WordPieceTokenizer:
         if unknown not in self._ids:
             raise ValueError(f"the vocabulary of {len(self.tokens)} tokens has no {unknown!r}")
         self.lowercase, self.unknown = lowercase, unknown
+        self.special = {name: self._ids[name] for name in _BERT_MARKS if name in self._ids}  # name -> id
 
     @property
     def vocab_size(self) -> int:
@@ -149,6 +150,7 @@ class WordPieceTokenizer:
         return pieces or [self.unknown]
 
 
+_BERT_MARKS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # What Unicode calls CJK ideographs, as BERT has them
 _HAN = (
     "\u4e00-\u9fff\u3400-\u4dbf\uf900-\ufaff"
