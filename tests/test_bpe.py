@@ -8,6 +8,7 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from bookformer import weights
 from bookformer.bpe import END_OF_TEXT, BPETokenizer, printable_bytes
 from bookformer.data import load_gpt2_vocabulary, load_reviews, load_works
 
@@ -165,6 +166,7 @@ def test_a_file_cut_short_is_refused(tmp_path):
         (lambda c: c["model"]["merges"].pop(), "the merges do not fit the vocabulary"),
         (lambda c: c["model"]["merges"].reverse(), "no merge before it makes|do not fit the vocabulary"),
         (lambda c: c["model"]["vocab"].update(zz=5), "'zz' is no byte, no merge makes it"),
+        (lambda c: c["model"]["vocab"].update(a=65, b=64), "'a' should be id 64, and is id 65"),
         (lambda c: c["model"]["vocab"].pop("a"), "merge 0 joins b'a' and b't', but no merge before it makes b'a'"),
         (lambda c: c["model"]["merges"].append(["你", "a"]), "'你' is no token of bytes"),
     ],
@@ -177,6 +179,53 @@ def test_merges_that_do_not_fit_their_vocabulary_are_refused(change, message, tm
     path.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         BPETokenizer.load(path)
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    return weights.load_smollm2()[1]
+
+
+def test_smollm2s_ids_are_those_of_the_package_tokenizers_from_our_file(smollm2, tmp_path):
+    """Special tokens first, digits apart, and a vocabulary that lacks some bytes."""
+    smollm2.save(tmp_path / "t.json")
+    reference = tokenizers.Tokenizer.from_file(str(tmp_path / "t.json"))
+    again = BPETokenizer.load(tmp_path / "t.json")
+    assert smollm2.vocab_size == reference.get_vocab_size() == 49_152
+    assert (smollm2.special["<|endoftext|>"], smollm2.special["<|im_end|>"], len(smollm2.special)) == (0, 2, 17)
+    unwritable = set(map(chr, smollm2.without)) | {"\U0010ffff"}
+    for text in [t for t in HOSTILE if not unwritable & set(t)] + ["a  1 b", "12345 ½ ²", "x²y 2024-11-25"]:
+        ids = smollm2.encode(text)
+        assert again.encode(text) == ids
+        assert smollm2.decode(ids) == text
+        if "<|" not in text:  # theirs finds special tokens in a text, ours takes them for text
+            assert reference.encode(text).ids == ids
+    assert smollm2.encode("1234") == [smollm2.encode(d)[0] for d in "1234"]
+
+
+def test_a_byte_without_a_token_is_named(smollm2):
+    assert 4 in smollm2.without
+    with pytest.raises(ValueError, match=r"byte 0x04 of b' \\x04' has no token in this vocabulary"):
+        smollm2.encode("a \x04")
+    with pytest.raises(ValueError, match=r"byte 0x61 of b' ca' has no token"):
+        BPETokenizer([(b"b", b"c")], without=b"a").encode("bc ca")
+
+
+def test_special_tokens_before_the_text_or_after_it_move_all_other_ids_alike():
+    merges = [(b"a", b"b"), (b"ab", b"c")]
+    last, first = (BPETokenizer(merges, ["<x>", "<y>"], special_first=way) for way in (False, True))
+    assert (first.special, last.special) == ({"<x>": 0, "<y>": 1}, {"<x>": 258, "<y>": 259})
+    assert first.encode("abc c") == [i + 2 for i in last.encode("abc c")]
+    for tokenizer in (first, last):
+        assert tokenizer.decode([*tokenizer.encode("abc "), tokenizer.special["<y>"]]) == "abc <y>"
+
+
+def test_digits_apart_are_cut_before_all_else():
+    merges = [(b" ", b"1"), (b"1", b"2"), (b" ", b" ")]
+    together, apart = (BPETokenizer(merges, digits_apart=way) for way in (False, True))
+    spell = lambda tokenizer, text: [tokenizer.tokens[i] for i in tokenizer.encode(text)]  # noqa: E731
+    assert spell(together, "12  12") == [b"12", b" ", b" 1", b"2"]
+    assert spell(apart, "12  12") == [b"1", b"2", b"  ", b"1", b"2"]
 
 
 def test_bytes_that_are_no_text_are_named():
