@@ -27,11 +27,12 @@ ROOT = Path(__file__).parents[1]
 # What Colab has. Its notebook 6 (ipywidgets 7 asks for one) brings its jupyter_client 7.4 as well.
 COLAB = ["ipywidgets==7.7.1", "ipython==7.34.0", "ipykernel==6.17.1", "notebook==6.5.7", "traitlets==5.7.1"]
 COLAB += ["anywidget==0.9.21", "numpy==2.1.3", "matplotlib==3.10.0", "safetensors==0.7.0", "tqdm==4.67.1"]
-COLAB += ["regex==2024.11.6", "tokenizers==0.22.1", "tabulate==0.9.0", "lxml==6.0.0"]
+COLAB += ["regex==2024.11.6", "tokenizers==0.22.1", "tabulate==0.9.0", "lxml==6.0.0", "pyyaml==6.0.2"]
+COLAB += ["requests==2.32.4", "platformdirs==4.3.8"]
 COLAB += [f"setuptools=={metadata.version('setuptools')}"]  # torch asks for a newer one than a venv has
 PIP = ["-m", "pip", "--disable-pip-version-check", "--quiet"]
 # All that the bootstrap may add: the library, what it asks for that Colab has not, and data packages.
-NEW = {"bookformer", "sacrebleu", "portalocker", "colorama"}
+NEW = {"bookformer", "sacrebleu", "portalocker", "colorama", "gguf"}
 NEW |= {
     line.split("==")[0] for line in (ROOT / "requirements-data.txt").read_text().splitlines() if re.match(r"\w", line)
 }

@@ -169,3 +169,16 @@ def test_a_context_has_no_positions():
     x, context = torch.randn(1, 3, 16), torch.randn(1, 5, 16)
     with_scheme, _ = layer(x, context, positions=SCHEMES["rotary"](config("rotary"), causal=False))
     assert_close(with_scheme, layer(x, context)[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_any_precision_is_turned_and_stays_what_it_was(dtype):
+    x, angles = torch.randn(2, 5, 6), torch.rand(5, 3) * 7
+    found = rotate(x.to(dtype), angles)
+    assert found.dtype == dtype
+    assert_close(found.float(), rotate(x, angles), atol=0.03, rtol=0)
+
+
+def test_what_lies_in_memory_in_another_order_is_turned_alike():
+    x, angles = torch.randn(6, 5, 3), torch.rand(5, 3)
+    assert_close(rotate(x.transpose(0, 2), angles), rotate(x.transpose(0, 2).contiguous(), angles), atol=0, rtol=0)

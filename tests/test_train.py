@@ -20,7 +20,9 @@ from torch.testing import assert_close
 
 from bookformer import checkpoints, data
 from bookformer.config import ModelConfig, TrainConfig
-from bookformer.train import fit, next_token_loss, schedule
+from bookformer.heads import LanguageModel
+from bookformer.muon import Muon
+from bookformer.train import BETAS, fit, next_token_loss, schedule
 
 IDS = torch.randint(11, (200,), generator=torch.Generator().manual_seed(0))
 
@@ -79,10 +81,10 @@ def test_there_is_no_such_step(step):
         schedule(step, config(steps=10))
 
 
-@pytest.mark.parametrize("clip", [None, 0.5])
-def test_two_steps_by_hand(clip):
+@pytest.mark.parametrize(("clip", "beta2"), [(None, 0.95), (0.5, 0.95), (None, 0.8)])
+def test_two_steps_by_hand(clip, beta2):
     """AdamW as its paper writes it, in plain arithmetic, on a matrix that decays and a vector that does not."""
-    run = config(steps=2, batch_size=1, learning_rate=0.1, warmup_fraction=0, weight_decay=0.2, clip=clip)
+    run = config(steps=2, batch_size=1, learning_rate=0.1, warmup_fraction=0, weight_decay=0.2, clip=clip, beta2=beta2)
     model = nn.Linear(2, 1)
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[1.0, -2.0]]))
@@ -97,10 +99,10 @@ def test_two_steps_by_hand(clip):
         norms.append(math.sqrt(sum(x * x for x in g)))
         g = [x * min(1, clip / norms[-1]) if clip else x for x in g]
         m = [0.9 * a + 0.1 * b for a, b in zip(m, g, strict=True)]
-        v = [0.95 * a + 0.05 * b * b for a, b in zip(v, g, strict=True)]
+        v = [beta2 * a + (1 - beta2) * b * b for a, b in zip(v, g, strict=True)]
         rate = schedule(t, run)
         p = [a * (1 - rate * decay) for a, decay in zip(p, [0.2, 0.2, 0.0], strict=True)]
-        hat = [(a / (1 - 0.9**t), b / (1 - 0.95**t)) for a, b in zip(m, v, strict=True)]
+        hat = [(a / (1 - 0.9**t), b / (1 - beta2**t)) for a, b in zip(m, v, strict=True)]
         p = [a - rate * mh / (math.sqrt(vh) + 1e-8) for a, (mh, vh) in zip(p, hat, strict=True)]
     assert_close(torch.cat([model.weight.detach().flatten(), model.bias.detach()]), torch.tensor(p))
     assert [r.step for r in records] == [1, 2]
@@ -525,6 +527,76 @@ def test_a_notebook_run_by_a_tool_holds_no_trace_of_a_bar_and_a_watched_one_show
         client.execute_cell(notebook.cells[1], 1)
         models = {state["_model_name"] for state in client.widget_state.values()}
     assert "FloatProgressModel" in models
+
+
+# --- Muon ----------------------------------------------------------------------------------------------------------
+
+
+def small():
+    """A model with blocks, and a matrix outside them: the table of tokens."""
+    torch.manual_seed(0)
+    return LanguageModel(ModelConfig(vocab_size=11, context_length=5, d_model=8, n_heads=2, dropout=0.2))
+
+
+def muon(path, model, **changes):
+    changes = OPTIONS | {"optimizer": "muon"} | changes
+    return fit(model, stream, config(**changes), validate=held_out, checkpoint=path)
+
+
+def test_muon_moves_the_matrices_of_the_blocks_and_adamw_all_others():
+    run = config(steps=1, optimizer="muon", weight_decay=0.3, warmup_fraction=0, clip=None)
+    ours, expected = small().eval(), small().eval()
+    same = [next(stream(torch.Generator().manual_seed(0)))]
+    list(fit(ours, lambda g: iter(same), run, loss=lambda m, b: next_token_loss(m.eval(), b)))
+    next_token_loss(expected, same[0]).backward()
+    groups = {"muon": [], "matrices": [], "vectors": []}
+    for name, p in expected.named_parameters():
+        groups["vectors" if p.dim() < 2 else "muon" if "blocks" in name else "matrices"].append(p)
+    assert [len(group) for group in groups.values()] == [12, 2, 22]  # the matrices outside: tokens and positions
+    for optimizer in (
+        Muon(groups["muon"], run.learning_rate, weight_decay=0.3),
+        torch.optim.AdamW(groups["matrices"], lr=run.learning_rate, betas=BETAS, weight_decay=0.3),
+        torch.optim.AdamW(groups["vectors"], lr=run.learning_rate, betas=BETAS, weight_decay=0.0),
+    ):
+        for group in optimizer.param_groups:
+            group["lr"] = schedule(1, run)
+        optimizer.step()
+    for (name, found), p in zip(ours.named_parameters(), expected.parameters(), strict=True):
+        assert_close(found, p, msg=name)
+
+
+@pytest.mark.parametrize("stop", [4, 5, 11])
+def test_an_interrupted_run_with_muon_goes_on_too(path, stop):
+    whole, again = small(), small()
+    expected = list(muon(None, whole))
+    list(itertools.islice(muon(path, small()), stop))
+    assert list(muon(path, again)) == expected[stop // 5 * 5 :]
+    assert_equal(again, weights(whole))
+
+
+def test_a_model_all_of_whose_weights_are_in_its_blocks():
+    model = small().body.stack
+    x = torch.randn(4, 5, 8)
+    first = weights(model)
+    list(fit(model, lambda g: itertools.repeat((x,)), config(optimizer="muon", steps=2), loss=lambda m, b: m(*b).std()))
+    assert all(not torch.equal(t, first[name]) for name, t in model.state_dict().items() if "weight" in name)
+
+
+def test_muon_wants_blocks():
+    with pytest.raises(ValueError, match="Muon moves the matrices in a Stack, and Tiny has none to train"):
+        fit(tiny(), stream, config(optimizer="muon"))
+    model = small()
+    model.body.stack.requires_grad_(False)
+    with pytest.raises(ValueError, match="Muon moves the matrices in a Stack, and LanguageModel has none to train"):
+        fit(model, stream, config(optimizer="muon"))
+
+
+def test_a_run_goes_on_with_the_optimiser_that_it_began_with(path):
+    list(muon(path, small()))
+    with pytest.raises(ValueError, match="optimizer is muon there, and adamw here"):
+        muon(path, small(), optimizer="adamw")
+    with pytest.raises(ValueError, match=r"beta2 is 0.95 there, and 0.9 here"):
+        muon(path, small(), beta2=0.9)
 
 
 # --- several processes ---------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ def _at_least_one(config: object, *names: str) -> None:
 KINDS = ("decoder", "encoder", "encoder-decoder")
 POSITIONS = ("learned", "sinusoidal", "relative", "rotary", "alibi", "none")
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "swiglu")
+OPTIMIZERS = ("adamw", "muon")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,17 +106,19 @@ class TrainConfig:
     """How a model is trained.
 
     Raises:
-        ValueError: a count is not a positive whole number, a rate or a share is outside its range, or the seed is not
-            a whole number.
+        ValueError: a count is not a positive whole number, there is no such optimizer, a rate or a share is outside its
+            range, or the seed is not a whole number.
     """
 
     steps: int  # optimiser steps
     batch_size: int = 32  # B, sequences in a step, over all processes together
+    optimizer: str = "adamw"  # or "muon", for the matrices of a model's blocks, with AdamW for the rest
     learning_rate: float = 3e-3  # the highest, reached when the warm-up ends
     seed: int = 0  # of the batches and of dropout; a model's first weights are drawn before it comes here
     warmup_fraction: float = 0.05  # share of the steps in which the learning rate rises from near 0
     final_fraction: float = 0.1  # share of the highest learning rate that the last step has; 1 is no decay
     weight_decay: float = 0.1  # of matrices; vectors, such as biases and norms, have none
+    beta2: float = 0.95  # how long AdamW remembers squares of gradients; 0.95, not 0.999, is usual for language
     clip: float | None = 1.0  # the largest norm of the gradient; None for no limit
     validate_every: int = 100  # steps between two validations
     patience: int | None = None  # validations without improvement after which training stops; None for never
@@ -126,11 +129,15 @@ class TrainConfig:
         _at_least_one(self, *counts, *(["patience"] if self.patience is not None else []))
         if not isinstance(self.seed, Integral) or isinstance(self.seed, bool) or self.seed < 0:
             raise ValueError(f"seed must be a whole number of at least 0, got {self.seed!r}")
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer is one of {', '.join(OPTIMIZERS)}; got {self.optimizer!r}")
         for name in ("learning_rate", "clip") if self.clip is not None else ("learning_rate",):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
         for name in ("warmup_fraction", "final_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+        if not 0 < self.beta2 < 1:
+            raise ValueError(f"beta2 must be above 0 and below 1, got {self.beta2}")
         if not 0 <= self.weight_decay < float("inf"):
             raise ValueError(f"weight_decay must be at least 0 and finite, got {self.weight_decay}")

@@ -1,7 +1,7 @@
 """From sequences of token ids to what a model is asked: inputs, targets, and masks of what is real.
 
-Chapters: The Transformer, The pretraining pipeline, BERT. Papers: Devlin et al. 2019 (masked tokens); Sutskever et al.
-2014 (sequence to sequence).
+Chapters: The Transformer, The pretraining pipeline, BERT, Other objectives. Papers: Devlin et al. 2019 (masked tokens);
+Sutskever et al. 2014 (sequence to sequence); Yang et al. 2019 (permuted); Hinton et al. 2015 (distillation).
 A target of IGNORED asks for nothing: PyTorch's cross-entropy leaves it out of its mean.
 """
 
@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 IGNORED = -100
@@ -117,10 +118,10 @@ def masked(
         Inputs (B, T), and targets (B, T): the true token where it was selected, IGNORED elsewhere.
 
     Raises:
-        ValueError: the share is outside 0 to 1, no token can be selected, or there is none to draw.
+        ValueError: the share is not between 0 and 1, no token can be selected, or there is none to draw.
     """
-    if not 0 < share <= 1:
-        raise ValueError(f"share must be above 0 and at most 1, got {share}")
+    if not 0 < share < 1:
+        raise ValueError(f"share must be above 0 and below 1, got {share}")
     apart = torch.tensor(sorted({*never, mask_id}))
     allowed = ~torch.isin(ids, apart)  # (B, T)
     if not allowed.any():
@@ -134,3 +135,176 @@ def masked(
     inputs = torch.where(selected & (way < 0.8), mask_id, ids)
     inputs = torch.where(selected & (way >= 0.9), drawn, inputs)
     return inputs, torch.where(selected, ids, IGNORED)
+
+
+def encode_pair(
+    first: Sequence[int], second: Sequence[int], *, cls: int, sep: int, length: int
+) -> tuple[list[int], list[int]]:
+    """BERT's input of two sentences: [CLS] first [SEP] second [SEP], and which sentence each place belongs to.
+
+    What does not fit is cut as BERT cuts it: as long as both together are too long, the longer of the two loses its
+    last token; of two that are equally long, the second.
+
+    Args:
+        first: the ids of sentence A.
+        second: those of sentence B. Either may be empty.
+        cls: the id of the mark before everything.
+        sep: the id of the mark after each sentence.
+        length: how many places there are, the three marks included.
+
+    Returns:
+        Ids, at most `length` of them; and as many segments: 0 from [CLS] to the first [SEP], 1 after it.
+
+    Raises:
+        ValueError: there is no place for a token beside the three marks.
+    """
+    if length < 4:
+        raise ValueError(f"a length of {length} has no place for a token beside [CLS] and two [SEP]")
+    m, n = len(first), len(second)
+    while m + n > length - 3:
+        m, n = (m - 1, n) if m > n else (m, n - 1)
+    ids = [cls, *first[:m], sep, *second[:n], sep]
+    return ids, [0] * (m + 2) + [1] * (n + 1)
+
+
+def next_sentence_pairs(
+    documents: Sequence[Sequence[Sequence[int]]], n: int, *, generator: torch.Generator
+) -> list[tuple[Sequence[int], Sequence[int], int]]:
+    """BERT's second task: does the second sentence follow the first, or was it taken from elsewhere?
+
+    All sentences that another one follows are equally likely to be the first. With probability 1/2 the second is the
+    one that follows it; otherwise it is any sentence of any other document, all of them equally likely.
+
+    Devlin et al. 2019. (There a label of 0 says that it follows; here it is 1.)
+
+    Args:
+        documents: each a list of sentences in their order, and a sentence a list of ids.
+        n: how many pairs to draw.
+        generator: where the randomness comes from.
+
+    Returns:
+        For each pair the first sentence, the second, and 1 if it follows the first, else 0.
+
+    Raises:
+        ValueError: n is below 1, no sentence has one that follows it, or a document that has such a sentence holds all
+            the sentences that there are.
+    """
+    sizes = torch.tensor([len(document) for document in documents])
+    total = int(sizes.sum())
+    if n < 1 or not (sizes > 1).any():
+        raise ValueError(f"{n} pairs can't be drawn from {total} sentences in {len(documents)} documents")
+    if int(sizes.max()) == total:
+        raise ValueError(f"all {total} sentences stand in one document: there is no other to take a sentence from")
+    ends = sizes.cumsum(0)  # of each document, in the row of all sentences
+    firsts = torch.cat([torch.arange(end - size, end - 1) for size, end in zip(sizes, ends, strict=True) if size > 1])
+    everything = [sentence for document in documents for sentence in document]
+    pairs = []
+    for at in firsts[torch.randint(len(firsts), (n,), generator=generator)].tolist():
+        if torch.rand((), generator=generator) < 0.5:
+            pairs.append((everything[at], everything[at + 1], 1))
+            continue
+        own = int(torch.searchsorted(ends, at, right=True))  # the document that the first sentence is of
+        other = int(torch.randint(total - int(sizes[own]), (), generator=generator))
+        if other >= ends[own] - sizes[own]:
+            other += int(sizes[own])  # the sentences of its own document are passed over
+        pairs.append((everything[at], everything[other], 0))
+    return pairs
+
+
+class Permuted(NamedTuple):
+    """Who sees what, and what is asked, when a text is predicted in another order than it is written in."""
+
+    content: Tensor  # bool (B, 1, T, T): a place sees itself and the places before it in the order
+    query: Tensor  # bool (B, 1, T, T): only those before it
+    targets: Tensor  # (B, T): the token itself at the last places of the order, IGNORED at the others
+
+
+def permutation_masks(order: Tensor) -> tuple[Tensor, Tensor]:
+    """What XLNet's two streams may see: of the content, and of the query, each (B, 1, T, T) bool.
+
+    Yang et al. 2019. The place that comes first has nothing before it. Its query sees its own token, for a softmax
+    over nothing is not defined; so it must not be asked for.
+
+    Args:
+        order: (B, T), the places 0 to T - 1 in the order in which they are predicted. No token is moved.
+
+    Raises:
+        ValueError: a row does not name each place once.
+    """
+    if order.dim() != 2 or not order.numel():
+        raise ValueError(f"an order is places (B, T), none of them 0; got shape {tuple(order.shape)}")
+    for row, places in enumerate(order.tolist()):
+        if sorted(places) != list(range(len(places))):
+            raise ValueError(f"row {row} of the order does not name each of {len(places)} places once: {places}")
+    turn = order.argsort(dim=1)  # (B, T): when each place has its turn
+    content = turn[:, None, :, None] >= turn[:, None, None, :]  # (B, 1, T, T)
+    query = turn[:, None, :, None] > turn[:, None, None, :]
+    return content, query | (content & (turn == 0)[:, None, :, None])
+
+
+def permuted(ids: Tensor, *, generator: torch.Generator, share: float = 1 / 6) -> Permuted:
+    """XLNet's task: a random order for each text, and its last places are asked for.
+
+    The first token comes first in every order, as a begin token does, so that no prediction has nothing to go by.
+
+    Args:
+        ids: token ids (B, T), without padding.
+        generator: where the randomness comes from.
+        share: of the tokens that are asked for, rounded to at least one; the paper takes a sixth or a seventh.
+
+    Raises:
+        ValueError: ids are not (B, T) with at least two tokens in a text, or the share is outside 0 to 1.
+    """
+    if ids.dim() != 2 or not len(ids) or ids.size(1) < 2:
+        raise ValueError(f"ids must be (B, T), T at least 2, got shape {tuple(ids.shape)}")
+    if not 0 < share < 1:
+        raise ValueError(f"share must be above 0 and below 1, got {share}")
+    b, t = ids.shape
+    n = min(max(round(share * t), 1), t - 1)
+    later = torch.rand(b, t - 1, generator=generator).argsort(dim=1) + 1  # (B, T - 1)
+    order = torch.cat([torch.zeros(b, 1, dtype=torch.long), later], dim=1)  # (B, T)
+    targets = torch.full_like(ids, IGNORED).scatter(1, order[:, -n:], ids.gather(1, order[:, -n:]))
+    return Permuted(*permutation_masks(order), targets)
+
+
+def distillation_loss(
+    logits: Tensor, teacher: Tensor, targets: Tensor, *, temperature: float = 2.0, share: float = 0.5
+) -> Tensor:
+    """What a student pays for differing from its teacher, mixed with what it pays for the true tokens.
+
+    Hinton et al. 2015: both distributions are softened by the temperature, and their cross-entropy is multiplied by
+    its square, for its gradient shrinks by about that. The teacher's own entropy is taken off, which changes no
+    gradient: the first part is then the Kullback-Leibler divergence, 0 when student and teacher agree.
+
+    Args:
+        logits: the student's (..., V).
+        teacher: the teacher's (..., V). No gradient reaches it.
+        targets: (...); places with IGNORED count in neither part.
+        temperature: by which logits are divided.
+        share: of the soft part; the true tokens have the rest.
+
+    Returns:
+        A scalar: the mean over all places that count, in nats.
+
+    Raises:
+        ValueError: shapes that do not fit, no place that counts, a temperature that is not positive, or a share
+            outside 0 to 1.
+    """
+    if logits.shape != teacher.shape or logits.shape[:-1] != targets.shape:
+        raise ValueError(
+            f"logits {tuple(logits.shape)}, the teacher's {tuple(teacher.shape)} and targets {tuple(targets.shape)} "
+            "do not fit"
+        )
+    if not 0 < temperature < float("inf") or not 0 <= share <= 1:
+        raise ValueError(f"temperature ({temperature}) must be positive and finite, and share ({share}) from 0 to 1")
+    counts = targets != IGNORED
+    if not counts.any():
+        raise ValueError(f"none of {targets.numel()} targets counts")
+    logits, teacher, targets = logits[counts], teacher.detach()[counts], targets[counts]  # (N, V), (N, V), (N,)
+    soft = F.kl_div(
+        (logits / temperature).log_softmax(-1),
+        (teacher / temperature).log_softmax(-1),
+        log_target=True,
+        reduction="batchmean",
+    )
+    return share * temperature**2 * soft + (1 - share) * F.cross_entropy(logits, targets)

@@ -1,7 +1,7 @@
 """Training: one loop for every model of the book, which goes on after an interruption as if there had been none.
 
-Chapters: all that train. Papers: Loshchilov and Hutter 2019 (AdamW) and 2017 (cosine decay); Pascanu et al. 2013
-(clipping).
+Chapters: all that train. Papers: Loshchilov and Hutter 2019 (AdamW) and 2017 (cosine decay); Jordan et al. 2024 (Muon);
+Pascanu et al. 2013 (clipping).
 """
 
 import atexit
@@ -23,11 +23,13 @@ from tqdm.auto import tqdm
 
 from bookformer import checkpoints
 from bookformer.config import TrainConfig
+from bookformer.layers import Stack
+from bookformer.muon import Muon
 
 Batch = tuple[Tensor, ...]  # each (B, ...)
 Loss = Callable[[nn.Module, Batch], Tensor]  # to a scalar
 Validate = Callable[[nn.Module], float]
-BETAS = (0.9, 0.95)  # how long AdamW remembers gradients and their squares; 0.95, not 0.999, is usual for language
+BETAS = (0.9, TrainConfig.beta2)  # how long AdamW remembers gradients, and their squares where nothing else is asked
 KIND = "training run 1"  # of the file, with the version of its format
 
 
@@ -74,7 +76,7 @@ def fit(
     checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> Iterator[Record]:
-    """Train a model with AdamW, where it lies; yield a record after each step.
+    """Train a model, where it lies; yield a record after each step.
 
     Started by torchrun, the processes share the work: each takes its slice of every batch, and records hold the mean
     over them. Give every one of them the same model, batches and configuration. They stay joined until they end.
@@ -125,10 +127,8 @@ class _Run:
         self.model, self.config, self.processes, self.path = model, config, processes, path
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.device = next(iter(self.parameters.values())).device
-        matrices = [p for p in self.parameters.values() if p.dim() > 1]
-        vectors = [p for p in self.parameters.values() if p.dim() < 2]
-        groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate, betas=BETAS)
+        self.optimizers = _optimizers(model, list(self.parameters.values()), config)
+        self.moved_by = {p: o for o in self.optimizers for group in o.param_groups for p in group["params"]}
         self.step, self.saved = 0, 0  # steps done, and steps done when it was last saved
         self.batch: Batch = ()  # of the last step
         self.best, self.best_weights, self.waited = math.inf, {}, 0  # waited: validations since the best
@@ -151,7 +151,7 @@ class _Run:
         tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}
         tensors |= {f"best.{name}": t for name, t in self.best_weights.items()}
         for name, p in self.parameters.items():
-            for key, value in self.optimizer.state.get(p, {}).items():
+            for key, value in self.moved_by[p].state.get(p, {}).items():
                 tensors[f"{key}.{name}"] = value
         about = {"settings": self.settings(), "batch": checkpoints.digest(*self.batch)}
         about |= {"step": self.step, "waited": self.waited, "best": self.best if self.best_weights else None}
@@ -176,10 +176,10 @@ class _Run:
         if checkpoints.digest(*self.batch) != about["batch"]:
             raise ValueError(f"{self.path} is of another run: it saw another batch in step {about['step']}")
         self.model.load_state_dict(weights)
-        for key, moments in parts.items():  # AdamW's: step, which it keeps on the CPU, exp_avg and exp_avg_sq
+        for key, moments in parts.items():  # AdamW's step, kept on the CPU, exp_avg and exp_avg_sq; Muon's momentum
             for name, t in moments.items():
                 p = self.parameters[name]
-                self.optimizer.state[p][key] = t if key == "step" else t.to(p.device)
+                self.moved_by[p].state[p][key] = t if key == "step" else t.to(p.device)
         self.step = self.saved = about["step"]
         self.waited, self.best = about["waited"], math.inf if about["best"] is None else about["best"]
 
@@ -200,6 +200,25 @@ class _Run:
             raise FloatingPointError(
                 f"{what} of step {step} is {value}: training stopped with the weights of step {self.step}; {kept}"
             )
+
+
+def _optimizers(model: nn.Module, parameters: list[nn.Parameter], config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """What moves the weights: AdamW; or Muon for the matrices of the blocks, and AdamW for all others."""
+    decay = {"weight_decay": config.weight_decay}
+    found, by_muon = [], set()
+    if config.optimizer == "muon":
+        inside = {p for stack in model.modules() if isinstance(stack, Stack) for p in stack.parameters()}
+        by_muon = {p for p in parameters if p.dim() > 1 and p in inside}
+        if not by_muon:
+            raise ValueError(f"Muon moves the matrices in a Stack, and {type(model).__name__} has none to train")
+        found.append(Muon([p for p in parameters if p in by_muon], config.learning_rate, **decay))
+    matrices = [p for p in parameters if p.dim() > 1 and p not in by_muon]
+    vectors = [p for p in parameters if p.dim() < 2]
+    groups = [{"params": matrices, **decay}, {"params": vectors, "weight_decay": 0.0}]
+    if groups := [group for group in groups if group["params"]]:
+        betas = (BETAS[0], config.beta2)
+        found.append(torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas))
+    return found
 
 
 def _steps(
@@ -241,14 +260,16 @@ def _steps(
             dist.barrier()  # the last checkpoint is there when any process goes on
     finally:
         bar.close()
-        run.optimizer.zero_grad()
+        for optimizer in run.optimizers:
+            optimizer.zero_grad()
         model.train(was_training)
 
 
 def _descend(run: _Run, model: nn.Module, batch: Batch, loss: Loss) -> tuple[float, float]:
-    """One step: the gradient, clipped, and AdamW's answer to it. Returns the loss, and the norm before clipping."""
+    """One step: the gradient, clipped, and the optimisers' answer. Returns the loss, and the norm before clipping."""
     step, config = run.step + 1, run.config
-    run.optimizer.zero_grad()
+    for optimizer in run.optimizers:
+        optimizer.zero_grad()
     with torch.enable_grad():
         value = loss(model, batch)
     if value.dim():
@@ -259,9 +280,10 @@ def _descend(run: _Run, model: nn.Module, batch: Batch, loss: Loss) -> tuple[flo
     limit = math.inf if config.clip is None else config.clip
     norm = nn.utils.clip_grad_norm_(run.parameters.values(), limit).item()
     run.require_finite("the norm of the gradient", norm, step)
-    for group in run.optimizer.param_groups:
-        group["lr"] = schedule(step, config)
-    run.optimizer.step()
+    for optimizer in run.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = schedule(step, config)
+        optimizer.step()
     run.step = step
     return mean, norm
 
