@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 HAVE = @$(PYTHON) -c "" 2>/dev/null || { echo "$(PYTHON) does not run. Install Python 3.11, 3.12 or 3.13, or say which: make PYTHON=..."; exit 1; }
 
-.PHONY: help book test lab edit notebooks check mutants seeds address lock clean env
+.PHONY: help book test lab edit notebooks check mutants seeds bench address lock clean env
 
 help: ## these lines
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ mutants: env ## break the code line by line, and see a test fail each time
 
 seeds: env ## run a chapter's checks with five seeds, and print each margin: make seeds CHAPTER=04
 	@$(RUN) tools/seeds.py $(CHAPTER)
+
+bench: env ## measure the library beside others (20 minutes), and write book/benchmarks.md
+	@OMP_NUM_THREADS=1 $(RUN) tools/bench.py
 
 address: ## write the book's web address wherever it must stand: make address URL=...
 	@$(RUN) tools/address.py $(URL)

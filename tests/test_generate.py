@@ -505,3 +505,15 @@ def test_a_beam_puts_the_model_back():
 def test_a_beam_that_makes_no_sense(ids, length, width, rest, message):
     with pytest.raises(ValueError, match=message):
         beam_search(model(), ids, length, width=width, **rest)
+
+
+def test_what_is_written_can_be_trained_on():
+    """Human feedback does: the ids come out of a pass without gradients, and go into one with."""
+    model = LanguageModel(ModelConfig(vocab_size=11, context_length=12, d_model=16, n_heads=2))
+    ids = torch.tensor([[1, 2, 3]])
+    written = generate(model, ids, 4, generator=torch.Generator().manual_seed(0))
+    best, _ = beam_search(model, ids, 4, width=2)
+    for found in (written, best):
+        assert not found.is_inference()
+        model(found).sum().backward()
+        assert model.body.tokens.weight.grad.any()

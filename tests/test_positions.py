@@ -182,3 +182,13 @@ def test_any_precision_is_turned_and_stays_what_it_was(dtype):
 def test_what_lies_in_memory_in_another_order_is_turned_alike():
     x, angles = torch.randn(6, 5, 3), torch.rand(5, 3)
     assert_close(rotate(x.transpose(0, 2), angles), rotate(x.transpose(0, 2).contiguous(), angles), atol=0, rtol=0)
+
+
+def test_cosines_and_sines_can_be_read_and_written():
+    scheme = SCHEMES["rotary"](ModelConfig(vocab_size=11, context_length=7, d_model=16, n_heads=2), causal=True)
+    x, angles = torch.randn(1, 2, 7, 8), turning(7, 8)
+    assert_close(scheme.cos, angles.cos().float())
+    assert_close(scheme.sin, angles.sin().float())
+    scheme.cos.copy_((angles / 2).cos())
+    scheme.sin.copy_((angles / 2).sin())
+    assert_close(scheme.rotate(x, 0), rotate(x, angles / 2))

@@ -1,4 +1,4 @@
-"""Real weights in our Transformer, against the models of `transformers` that read the same files. No network is used."""
+"""Real weights in our Transformer, against the models of `transformers` that read the same files. Nothing is fetched."""
 
 import shutil
 
@@ -143,6 +143,18 @@ def test_the_second_load_reads_what_the_first_wrote_and_mends_what_was_damaged(t
     kept.with_suffix(".json").write_text("{")
     load_smollm2()
     assert len(converted) == 5
+
+
+@pytest.mark.parametrize("size", range(1, 10))
+def test_what_is_kept_begins_where_processors_like_to_read(tmp_path, size):
+    tensors = {"x" * size: torch.arange(16.0), "y": torch.ones(16)}
+    (tmp_path / "kept").write_bytes(weights._aligned(weights.safetensors.torch.save(tensors, {"about": "this"})))
+    content = (tmp_path / "kept").read_bytes()
+    assert (8 + int.from_bytes(content[:8], "little")) % 64 == 0
+    found = weights.safetensors.torch.load_file(tmp_path / "kept")
+    assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+    with weights.safetensors.safe_open(tmp_path / "kept", "pt") as file:
+        assert file.metadata() == {"about": "this"}
 
 
 def test_where_nothing_can_be_kept_it_is_converted_each_time(tmp_path, monkeypatch, smollm2):

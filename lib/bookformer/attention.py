@@ -118,20 +118,22 @@ def _for_each_head(x: Tensor, q: Tensor) -> Tensor:
 
 
 def _check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
-    shapes = f"queries {tuple(q.shape)}, keys {tuple(k.shape)}, values {tuple(v.shape)}"
+    def shapes() -> str:
+        return f"queries {tuple(q.shape)}, keys {tuple(k.shape)}, values {tuple(v.shape)}"
+
     if q.dim() < 2 or not q.dim() == k.dim() == v.dim():
-        raise ValueError(f"queries, keys and values need equally many dimensions, at least two: {shapes}")
+        raise ValueError(f"queries, keys and values need equally many dimensions, at least two: {shapes()}")
     if q.size(-1) != k.size(-1):
-        raise ValueError(f"queries and keys differ in width ({q.size(-1)} and {k.size(-1)}): {shapes}")
+        raise ValueError(f"queries and keys differ in width ({q.size(-1)} and {k.size(-1)}): {shapes()}")
     if k.shape[:-1] != v.shape[:-1]:
-        raise ValueError(f"there must be one value for each key: {shapes}")
+        raise ValueError(f"there must be one value for each key: {shapes()}")
     if 0 in q.shape or 0 in k.shape:
-        raise ValueError(f"there is no query or no key, so nothing to attend: {shapes}")
+        raise ValueError(f"there is no query or no key, so nothing to attend: {shapes()}")
     batch = -3 if q.dim() > 3 else -2  # where the batch dimensions end
     if q.shape[:batch] != k.shape[:batch]:
-        raise ValueError(f"queries and keys are of different batches: {shapes}")
+        raise ValueError(f"queries and keys are of different batches: {shapes()}")
     if q.dim() > 3 and q.size(-3) % k.size(-3):
-        raise ValueError(f"{q.size(-3)} query heads do not split into {k.size(-3)} key heads: {shapes}")
+        raise ValueError(f"{q.size(-3)} query heads do not split into {k.size(-3)} key heads: {shapes()}")
 
 
 def _check_mask(mask: Tensor, q: Tensor, k: Tensor) -> None:
@@ -204,10 +206,10 @@ class KVCache:
         if end > self._k.size(-2):  # twice what is needed, so that most appending copies nothing
             room = min(2 * end, self.context_length)
             self._k, self._v = self._grown(self._k, room), self._grown(self._v, room)
-        self._k[..., self.length : end, :] = k
-        self._v[..., self.length : end, :] = v
+        for new, held in ((k, self._k), (v, self._v)):
+            held.narrow(-2, self.length, new.size(-2)).copy_(new)
         self.length = end
-        return self._k[..., :end, :], self._v[..., :end, :]
+        return self._k.narrow(-2, 0, end), self._v.narrow(-2, 0, end)
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows of the batch (N,), in this order and as often as they are named: for a search that branches.
@@ -308,4 +310,4 @@ class MultiHeadAttention(nn.Module):
         return self.out(y.flatten(start_dim=2)), weights  # heads side by side again: (B, T, D)
 
     def _split(self, x: Tensor, heads: int) -> Tensor:
-        return x.unflatten(-1, (heads, self.d_head)).transpose(1, 2)  # (B, T, heads * K) -> (B, heads, T, K)
+        return x.view(*x.shape[:2], heads, self.d_head).transpose(1, 2)  # (B, T, heads * K) -> (B, heads, T, K)

@@ -196,7 +196,8 @@ def beam_search(
 
 def _last(model: LanguageModel, ids: Tensor, cache: Sequence[KVCache] | None, rest: dict[str, Tensor]) -> Tensor:
     """The logits after the last position (B, V)."""
-    return model(ids, cache=cache, last=True, **rest)[:, -1]
+    with torch.inference_mode():  # what PyTorch notes for gradients, even where none is wanted, takes time
+        return model(ids, cache=cache, last=True, **rest)[:, -1]
 
 
 def _read(model: LanguageModel, source: Tensor | None, source_real: Tensor | None) -> dict[str, Tensor]:

@@ -63,7 +63,7 @@ class Block(nn.Module):
         if cross:
             self.cross, self.cross_norm = MultiHeadAttention(config), make_norm(config)
         self.ff, self.ff_norm = FeedForward(config), make_norm(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
 
     def forward(
         self,

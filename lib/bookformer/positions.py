@@ -46,12 +46,21 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     """
     if x.shape[-2:] != (angles.size(0), 2 * angles.size(1)):
         raise ValueError(f"angles {tuple(angles.shape)} do not fit the pairs of x {tuple(x.shape)}")
-    return _turn(x, angles.cos().to(x.dtype), angles.sin().to(x.dtype))
+    turns = torch.stack([angles.cos(), angles.sin()], dim=-1)  # (T, K / 2, 2)
+    return _turn(x.contiguous(), turns.to(torch.promote_types(x.dtype, torch.float32)))
 
 
-def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = x[..., 0::2], x[..., 1::2]  # (..., T, K / 2)
-    return torch.stack([first * cos - second * sin, first * sin + second * cos], dim=-1).flatten(-2)
+def _turn(x: Tensor, turns: Tensor) -> Tensor:
+    """A pair is a complex number, and is turned by multiplying it by another, of length 1.
+
+    Args:
+        x: (..., T, K).
+        turns: (T, K / 2, 2), the cosine and the sine of each angle.
+    """
+    if x.dtype in (torch.float16, torch.bfloat16):  # PyTorch has no complex numbers of half precision for all devices
+        return _turn(x.float(), turns.float()).to(x.dtype)
+    pairs = torch.view_as_complex(x.view(*x.shape[:-1], -1, 2))  # (..., T, K / 2)
+    return torch.view_as_real(pairs * torch.view_as_complex(turns)).flatten(-2)
 
 
 def alibi_slopes(n_heads: int) -> Tensor:
@@ -166,12 +175,21 @@ class Rotary(NoPositions):
     def __init__(self, config: ModelConfig, *, causal: bool) -> None:
         super().__init__(config, causal=causal)
         angles = turning(config.context_length, config.d_head, config.rotary_base)  # (context_length, K / 2)
-        self.register_buffer("cos", angles.cos().float(), persistent=False)
-        self.register_buffer("sin", angles.sin().float(), persistent=False)
+        turns = torch.stack([angles.cos(), angles.sin()], dim=-1).float()  # (context_length, K / 2, 2)
+        self.register_buffer("turns", turns, persistent=False)
+
+    @property
+    def cos(self) -> Tensor:
+        """The cosines (context_length, K / 2)."""
+        return self.turns[..., 0]
+
+    @property
+    def sin(self) -> Tensor:
+        """The sines (context_length, K / 2)."""
+        return self.turns[..., 1]
 
     def rotate(self, x: Tensor, start: int) -> Tensor:
-        end = start + x.size(-2)
-        return _turn(x, self.cos[start:end].to(x.dtype), self.sin[start:end].to(x.dtype))
+        return _turn(x, self.turns[start : start + x.size(-2)])
 
 
 class ALiBi(NoPositions):

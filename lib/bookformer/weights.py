@@ -260,7 +260,17 @@ def _keep(path: Path, tensors: dict[str, Tensor], tokenizer: BPETokenizer) -> No
     """Write what was converted, the weights last: where they are, the tokenizer is too."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tokenizer.save(path.with_suffix(".json"))
-    write_file(path, safetensors.torch.save(tensors, {"crc32": _crc32(tensors)}))
+    write_file(path, _aligned(safetensors.torch.save(tensors, {"crc32": _crc32(tensors)})))
+
+
+def _aligned(content: bytes) -> bytes:
+    """A safetensors file whose numbers begin at a multiple of 64 bytes, as processors like to read them.
+
+    Its head is text, with the text's length before it in eight bytes, and may end in spaces.
+    """
+    end = 8 + int.from_bytes(content[:8], "little")
+    spaces = -end % 64
+    return (end - 8 + spaces).to_bytes(8, "little") + content[8:end] + b" " * spaces + content[end:]
 
 
 def _kept(path: Path) -> tuple[dict[str, Tensor], BPETokenizer] | None:

@@ -6,7 +6,7 @@ import pytest
 
 import notebooks
 
-PROSE = ["book/index", "book/articles", "book/notation", "book/glossary", "book/references"]
+PROSE = ["book/index", "book/articles", "book/notation", "book/glossary", "book/benchmarks", "book/references"]
 CHAPTERS = {f"notebooks/{path.stem}": path for path in sorted((notebooks.ROOT / "notebooks").glob("*.ipynb"))}
 PAGES = [*PROSE, *CHAPTERS]
 CHAPTER = "notebooks/04-attention"  # whose widgets are tried here
