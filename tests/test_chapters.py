@@ -16,7 +16,8 @@ import notebooks
 
 CHAPTERS = notebooks.chapters()
 MAX_CPU_SECONDS = 180
-MORE_CPU_SECONDS = dict.fromkeys(("06-positions", "07-the-transformer", "09-bert", "10-gpt", "11-other-objectives"), 240)
+LONG = ("06-positions", "07-the-transformer", "09-bert", "10-gpt", "11-other-objectives")
+MORE_CPU_SECONDS = dict.fromkeys(LONG, 240)
 
 
 def test_there_are_chapters():

@@ -1,4 +1,4 @@
-"""Real weights in our Transformer, against the models of `transformers` that read the same files. Nothing is fetched."""
+"""Real weights in our Transformer, against the models of `transformers` that read the same files, offline."""
 
 import shutil
 

@@ -1,6 +1,6 @@
 """Muon: an optimiser for matrices, which moves a weight equally far in all directions of its gradient.
 
-Chapters: none; the fastest recipe of the benchmarks trains with it. Papers: Jordan et al. 2024 (Muon); Liu et al. 2025
+Chapter: Other objectives; and the fastest recipe of the benchmarks. Papers: Jordan et al. 2024 (Muon); Liu et al. 2025
 (the size of its steps). `torch.optim.Muon` computes the same in bfloat16, which is made for graphics cards: on many
 processors it is ten times slower. Here it is single precision, and all matrices of one shape go through it together.
 """

@@ -142,8 +142,8 @@ def encode_pair(
 ) -> tuple[list[int], list[int]]:
     """BERT's input of two sentences: [CLS] first [SEP] second [SEP], and which sentence each place belongs to.
 
-    What does not fit is cut as BERT cuts it: as long as both together are too long, the longer of the two loses its
-    last token; of two that are equally long, the second.
+    What does not fit is cut as BERT cuts it when it is fine-tuned: as long as both together are too long, the longer of
+    the two loses its last token; of two that are equally long, the second.
 
     Args:
         first: the ids of sentence A.

@@ -94,7 +94,7 @@ def load_pretrained(name: str) -> tuple[LanguageModel, BPETokenizer]:
 
 
 def load_minilm() -> tuple[Transformer, WordPieceTokenizer]:
-    """MiniLM-L6, an encoder of BERT's kind with 22.7 M parameters, trained to make vectors of English sentences.
+    """MiniLM-L6, an encoder of BERT's kind with 22.6 M parameters, trained to make vectors of English sentences.
 
     The package has no head for masked words, and the layer that BERT puts on [CLS] is left out: sentence vectors are
     means over a text's positions (Reimers and Gurevych 2019).
