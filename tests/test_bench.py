@@ -134,6 +134,7 @@ def test_the_same_encoder():
     assert_close(bench.to_torch(ours, config)(x), ours(x), **CLOSE)
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor, torch.quantize_per_channel:UserWarning")
 def test_eight_bits_are_near():
     model = made(**bench.LLAMA_LIKE)
     for kind in (bench.Int8Linear, bench.Int8BothLinear):

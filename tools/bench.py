@@ -290,26 +290,30 @@ def measure_writing() -> dict:
 LENGTHS = (64, 256, 1024)
 
 
+def memory(name: str) -> int:
+    """What Linux says of this process: VmRSS, the memory it has now, or VmHWM, the most it had; in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
 @torch.no_grad()
 def peak(length: int, cached: bool) -> dict:
-    """In a process of its own: what the next token takes after so many, and by how much the process has grown."""
-    import resource  # not on Windows
-
+    """In a process of its own: what the next token takes after so many, and by how much the process grew for it."""
     torch.set_num_threads(1)
     model, _ = weights.load_smollm2()
     ids = torch.arange(1000, 1000 + length)[None]
-    cache, size = None, 0
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # forget the most it had
+    before, cache = memory("VmRSS"), None
     if cached:
         cache = model.new_cache()
         for part in ids[:, :-1].split(64, dim=1):  # in pieces, so that the peak is that of writing, not of reading
             model(part, cache=cache, last=True)
-        c = model.config
-        size = 2 * c.n_layers * c.kv_heads * c.d_head * length * 4
         took = seconds(lambda: model(ids[:, -1:], cache=cache, last=True))
     else:
         took = seconds(lambda: model(ids, last=True))
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * (1 if sys.platform == "darwin" else 1024)
+    c = model.config
+    size = 2 * c.n_layers * c.kv_heads * c.d_head * length * 4 if cached else 0
+    grown = memory("VmHWM") - before
     return {"length": length, "cached": cached, "seconds": took, "grown_bytes": grown, "cache_bytes": size}
 
 

@@ -167,7 +167,7 @@ def lengths(found: dict) -> str:
     return f"""
 ## What a cache saves
 
-One more token of SmolLM2 after texts of several lengths. With the cache only the new position is computed; without, all are. The cache's size follows from the model: 2 × layers × key heads × head width × 4 bytes for each token. Memory is by how much the process's peak grew, all it had to compute included (the median of three processes); the model itself is 538 MB.
+One more token of SmolLM2 after texts of several lengths. With the cache only the new position is computed; without, all are. The cache's size follows from the model: 2 × layers × key heads × head width × 4 bytes for each token. Memory is by how much a process that had loaded the model grew at most, reading the text in pieces of 64 and all intermediate results included (Linux; the median of three processes). The model itself takes 538 MB.
 
 {table(head, lines)}{machine(found)}"""
 
