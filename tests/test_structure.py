@@ -29,6 +29,7 @@ ORDER = [
     "objectives",
     "noises",
     "generate",
+    "int8",
     "checkpoints",
     "muon",
     "train",

@@ -9,11 +9,10 @@ What was measured is kept in book/benchmarks.json, and the page is made from it.
 """
 
 import argparse
-import copy
 import dataclasses
 import gc
-import itertools
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -34,6 +33,7 @@ from bookformer.config import ModelConfig, TrainConfig
 from bookformer.data import HELD_OUT, batches, checked_path, clean, load_works
 from bookformer.generate import generate
 from bookformer.heads import LanguageModel
+from bookformer.int8 import in_int8
 from bookformer.layers import Stack
 from bookformer.metrics import bootstrap_interval, held_out_losses
 from bookformer.tokenizers import CharTokenizer
@@ -255,7 +255,7 @@ def measure_steps() -> dict:
 # --- writing -------------------------------------------------------------------------------------------------------
 
 PROMPT = "The old man looked at the sea, and said"
-WRITTEN = 32
+WRITTEN = 64
 
 
 def written_by(theirs: nn.Module, ids: Tensor, length: int) -> Tensor:
@@ -352,87 +352,28 @@ def measure_loading() -> dict:
 # --- eight bits ----------------------------------------------------------------------------------------------------
 
 
-class Int8Linear(nn.Module):
-    """A linear layer without bias whose weights are whole numbers from -127 to 127, with a scale for each row.
-
-    PyTorch's own product of such weights with vectors in bfloat16. It is not a public function.
-    """
-
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()
-        scales = weight.abs().amax(dim=1, keepdim=True) / 127  # (N, 1)
-        self.weight, self.scales = (weight / scales).round().to(torch.int8), scales[:, 0].bfloat16()
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = torch.ops.aten._weight_int8pack_mm(x.flatten(0, -2).bfloat16(), self.weight, self.scales)
-        return y.to(x.dtype).unflatten(0, x.shape[:-1])
-
-
-class Int8BothLinear(nn.Module):
-    """The same, with the vectors in eight bits too, scaled at each call (dynamic quantisation)."""
-
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()
-        scales, zeros = weight.abs().amax(dim=1).double() / 127, torch.zeros(len(weight), dtype=torch.long)
-        whole = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
-        self.packed = torch.ops.quantized.linear_prepack(whole, None)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.quantized.linear_dynamic(x.contiguous(), self.packed, False)
-
-
-class Int8LanguageModel(nn.Module):
-    """A language model whose products with weights are all in eight bits. Only for writing."""
-
-    def __init__(self, model: LanguageModel, kind: Callable[[Tensor], nn.Module]) -> None:
-        super().__init__()
-        self.config, self.body = model.config, copy.deepcopy(model.body)
-        for module in list(self.body.modules()):
-            for name, child in list(module.named_children()):
-                if isinstance(child, nn.Linear):
-                    setattr(module, name, kind(child.weight.detach()))
-        self.out = kind(model.body.tokens.weight.detach())
-
-    def forward(self, ids: Tensor, *, last: bool = False, **rest: object) -> Tensor:
-        x = self.body(ids, **rest)
-        return self.out(x[:, -1:] if last else x)
-
-    def new_cache(self) -> list:
-        return self.body.new_cache()
-
-
 @torch.no_grad()
-def losses_in_writing(model: nn.Module, passages: Tensor) -> Tensor:
-    """The loss at each token of some passages (n, T + 1), read one token after another: (n, T)."""
-    found = torch.empty(len(passages), passages.size(1) - 1)
-    for row, passage in enumerate(passages):
-        cache = model.new_cache()
-        for at, (token, target) in enumerate(itertools.pairwise(passage)):
-            logits = model(token.view(1, 1), cache=cache, last=True)[0, 0]
-            found[row, at] = F.cross_entropy(logits, target)
-    return found
+def losses(model: nn.Module, windows: Tensor) -> Tensor:
+    """The mean loss in each of some windows (n, T + 1) of a text: (n,)."""
+    return torch.stack([F.cross_entropy(model(window[None, :-1])[0], window[1:]) for window in windows])
 
 
 def measure_int8() -> dict:
     """SmolLM2 with weights of eight bits: how fast it writes, and what that costs in perplexity."""
     model, tokenizer = weights.load_smollm2()
+    small = in_int8(model)
     prompt = torch.tensor([tokenizer.encode(PROMPT)])
-    play = torch.tensor(tokenizer.encode(texts()[1]))
-    starts = torch.linspace(0, len(play) - 65, 16).long()
-    passages = torch.stack([play[start : start + 65] for start in starts])  # from all over the play
-    before = losses_in_writing(model, passages)
-    found = {"written": WRITTEN, "measured_on": before.numel(), "nats": before.mean().item(), "kinds": {}}
-    for name, kind in (("weights", Int8Linear), ("weights and vectors", Int8BothLinear)):
-        small = Int8LanguageModel(model, kind).eval()
-        times = pairs(
-            lambda small=small: generate(small, prompt, WRITTEN, temperature=0),
-            lambda: generate(model, prompt, WRITTEN, temperature=0),
-        )
-        change = losses_in_writing(small, passages) - before
-        interval = bootstrap_interval(change.mean(dim=1), torch.Generator().manual_seed(0))  # passages are independent
-        found["kinds"][name] = {**times, "change": change.mean().item(), "interval": interval}
-        print(name, benchpage.against(times, "theirs", "ours"), found["kinds"][name]["change"], interval, flush=True)
-    return found
+    times = pairs(
+        lambda: generate(small, prompt, WRITTEN, temperature=0),
+        lambda: generate(model, prompt, WRITTEN, temperature=0),
+    )
+    windows = torch.tensor(tokenizer.encode(texts()[1]))[: 32 * 257].view(32, 257)
+    before = losses(model, windows)
+    change = losses(small, windows) - before  # (32,)
+    interval = bootstrap_interval(change, torch.Generator().manual_seed(0))
+    found = {"nats": before.mean().item(), "change": change.mean().item(), "interval": interval}
+    print(found, benchpage.against(times, "theirs", "ours"), flush=True)
+    return {"written": WRITTEN, "measured_on": 32 * 256, **times, **found}
 
 
 MEASURES = {
@@ -468,9 +409,9 @@ def main() -> None:
         sys.exit(f"there is no section {', '.join(unknown)}; there is {', '.join([*MEASURES, 'page'])}")
     for section in sections:
         if section != "page":
-            begun = time.process_time()
+            begun = sum(os.times()[:4])  # of this process and its children
             record[section] = MEASURES[section]() | {"about": about()}
-            record[section]["about"]["seconds"] = round(time.process_time() - begun)
+            record[section]["about"]["seconds"] = round(sum(os.times()[:4]) - begun)
             RECORD.write_text(json.dumps({name: record[name] for name in MEASURES if name in record}, indent=1) + "\n")
     RECORD.with_suffix(".md").write_text(benchpage.page(record), encoding="utf-8")
 

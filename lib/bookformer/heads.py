@@ -34,9 +34,9 @@ class LanguageModel(nn.Module):
 
         With `last`, those of the last position alone (B, 1, V), which is all that writing needs.
         """
-        table = self.body.tokens.weight if self.config.tie_embeddings else self.out.weight  # (V, D)
         x = self.body(ids, **rest)  # (B, P + T, D)
-        return F.linear(x[:, -1:] if last else x, table)
+        x = x[:, -1:] if last else x
+        return F.linear(x, self.body.tokens.weight) if self.config.tie_embeddings else self.out(x)
 
     def new_cache(self) -> list[KVCache]:
         """An empty key-value cache for each block."""
