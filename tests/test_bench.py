@@ -117,7 +117,7 @@ def test_the_same_gpt2():
 
 @pytest.mark.parametrize("kv_heads", [4, 2])
 def test_the_same_llama_and_the_same_text(kv_heads):
-    model = made(**bench.LLAMA_LIKE, n_kv_heads=kv_heads, d_ff=20, norm_eps=1e-3, rotary_base=500.0)
+    model = made(**bench.LLAMA_LIKE, d_model=32, n_kv_heads=kv_heads, d_ff=20, norm_eps=1e-3, rotary_base=500.0)
     theirs = bench.to_llama(model)
     assert_close(theirs(IDS).logits, model(IDS), **CLOSE)
     written = bench.written_by(theirs, IDS[:1, :4], 8)
