@@ -102,6 +102,35 @@ def small_book(root, build, tmp_path_factory):
     return small_book
 
 
+@pytest.fixture(scope="module")
+def page_of(small_book, request):
+    """The address of a page with the cells that a test file calls CODES."""
+    return small_book(request.module.CODES)
+
+
+@pytest.fixture
+def opened(open_page, page_of, request):
+    """A function that opens this page and waits until what READY selects is there as often as it says."""
+    selector, times = request.module.READY
+
+    def opened(**how):
+        watched = open_page(page_of, **how)
+        watched.page.wait_for_function(f"document.querySelectorAll({selector!r}).length >= {times}")
+        return watched
+
+    return opened
+
+
+@pytest.fixture
+def page(opened):
+    """This page, which runs nothing that came as text, complains of nothing and asks no other host."""
+    watched = opened()
+    yield watched.page
+    assert watched.page.evaluate("window.hacked") is None
+    assert watched.complaints == []
+    assert watched.elsewhere() == []
+
+
 @pytest.fixture(scope="session")
 def html(build, root):
     """The built book."""

@@ -24,21 +24,8 @@ ipywidgets.VBox([slider, view])
 """
 EXACT = 'AttentionView(weights[:1, :1], queries, keys, exact=True, view="lines", query=1)'
 WIDE = "AttentionView(torch.eye(300)[None, None].expand(1, 12, 300, 300), ['x'] * 300, head='all')"
-
-
-@pytest.fixture(scope="module")
-def page_of(small_book):
-    """The address of the page."""
-    return small_book([CODE, EXACT, WIDE])
-
-
-@pytest.fixture
-def page(page_of, open_page):
-    watched = open_page(page_of, widgets=3)
-    yield watched.page
-    assert watched.page.evaluate("window.hacked") is None
-    assert watched.complaints == []
-    assert watched.elsewhere() == []
+CODES = [CODE, EXACT, WIDE]
+READY = (".attn-status", 3)
 
 
 def status(page, n=0):
@@ -170,8 +157,8 @@ def test_it_is_labelled_for_screen_readers(page):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_it_fits_a_phone_and_follows_the_theme(page_of, open_page, theme):
-    page = open_page(page_of, theme=theme, width=375, widgets=3).page
+def test_it_fits_a_phone_and_follows_the_theme(opened, theme):
+    page = opened(theme=theme, width=375).page
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
     light = page.locator(".attn-status").first.evaluate("node => getComputedStyle(node).color").replace(" ", "")
     shade = sum(int(c) for c in light.removeprefix("rgb(").rstrip(")").split(",")[:3])

@@ -35,27 +35,7 @@ CODES = [
     f"BeamView({HOSTILE!r}, {HOSTILE_TREE!r}, label={HOSTILE!r})",
     f"import IPython.display\nsame = BeamView('x', {EVEN!r})\nIPython.display.display(same, same)",
 ]
-
-
-@pytest.fixture(scope="module")
-def page_of(small_book):
-    """The address of the page."""
-    return small_book(CODES)
-
-
-def opened(open_page, page_of, **how):
-    watched = open_page(page_of, **how)
-    watched.page.wait_for_function("document.querySelectorAll('.beam .beam-ends tbody tr').length >= 12")
-    return watched
-
-
-@pytest.fixture
-def page(page_of, open_page):
-    watched = opened(open_page, page_of)
-    yield watched.page
-    assert watched.page.evaluate("window.hacked") is None
-    assert watched.complaints == []
-    assert watched.elsewhere() == []
+READY = (".beam .beam-ends tbody tr", 12)
 
 
 def widget(page, n=0):
@@ -326,8 +306,8 @@ def contrast(one, other):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_it_can_be_read_in_both_themes(page_of, open_page, theme):
-    page = opened(open_page, page_of, theme=theme).page
+def test_it_can_be_read_in_both_themes(opened, theme):
+    page = opened(theme=theme).page
     move(page, "Step", 2)
 
     def colour(part, name):
@@ -352,8 +332,8 @@ def test_it_can_be_read_in_both_themes(page_of, open_page, theme):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_it_fits_a_phone(page_of, open_page, theme):
-    page = opened(open_page, page_of, theme=theme, width=375).page
+def test_it_fits_a_phone(opened, theme):
+    page = opened(theme=theme, width=375).page
     move(page, "Length power", 0.5)
     for n, step in ((0, 4), (1, 2), (2, 3)):
         move(page, "Step", step, n)
@@ -365,8 +345,8 @@ def test_it_fits_a_phone(page_of, open_page, theme):
         assert all(box["words"][0] for box in boxes(page, n))
 
 
-def test_the_picture_follows_the_room(page_of, open_page):
-    page = opened(open_page, page_of).page
+def test_the_picture_follows_the_room(opened):
+    page = opened().page
     wide = boxes(page)[0]["right"] - boxes(page)[0]["x"]
     page.set_viewport_size({"width": 375, "height": 900})
     page.wait_for_function(f"document.querySelector('.beam-node rect').getBoundingClientRect().width < {wide / 1.5}")

@@ -36,27 +36,7 @@ CODES = [
     f"{{{HOSTILE!r}: [[('</script>', 0.4), ({HOSTILE!r}, {math.exp(-1)})], *[[]] * 6]}}, label={HOSTILE!r})",
     "LossView('word ' * 120, {'one': [n / 100 for n in range(600)]}, unit='bits')",
 ]
-
-
-@pytest.fixture(scope="module")
-def page_of(small_book):
-    """The address of the page."""
-    return small_book(CODES)
-
-
-def opened(open_page, page_of, **how):
-    watched = open_page(page_of, **how)
-    watched.page.wait_for_function("document.querySelectorAll('.loss-status').length >= 3")
-    return watched
-
-
-@pytest.fixture
-def page(page_of, open_page):
-    watched = opened(open_page, page_of)
-    yield watched.page
-    assert watched.page.evaluate("window.hacked") is None
-    assert watched.complaints == []
-    assert watched.elsewhere() == []
+READY = (".loss-status", 3)
 
 
 def widget(page, n=0):
@@ -346,8 +326,8 @@ def test_it_is_labelled_for_screen_readers(page):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_every_token_can_be_read(page_of, open_page, theme):
-    page = opened(open_page, page_of, theme=theme).page
+def test_every_token_can_be_read(opened, theme):
+    page = opened(theme=theme).page
     outside = "node => { while (getComputedStyle(node).backgroundColor === 'rgba(0, 0, 0, 0)') node = node.parentNode; "
     ground = widget(page).evaluate(
         f"{outside} return getComputedStyle(node).backgroundColor.match(/\\d+/g).map(Number) }}"
@@ -365,8 +345,8 @@ def test_every_token_can_be_read(page_of, open_page, theme):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_it_fits_a_phone(page_of, open_page, theme):
-    page = opened(open_page, page_of, theme=theme, width=375).page
+def test_it_fits_a_phone(opened, theme):
+    page = opened(theme=theme, width=375).page
     choose(page, model="RNN", other="LSTM")
     for n, i in [(0, 30), (1, 0), (2, 599)]:
         token(page, i, n).click()

@@ -57,21 +57,8 @@ HARD = [
     "a" * 200,
     "🙂" * 200,
 ]
-
-
-@pytest.fixture(scope="module")
-def page_of(small_book):
-    """The address of the page."""
-    return small_book([CODE, SHOW, FREE])
-
-
-@pytest.fixture
-def page(page_of, open_page):
-    watched = open_page(page_of, widgets=2)
-    yield watched.page
-    assert watched.page.evaluate("window.hacked") is None
-    assert watched.complaints == []
-    assert watched.elsewhere() == []
+CODES = [CODE, SHOW, FREE]
+READY = (".merge-status", 2)
 
 
 def widget(page, n=0):
@@ -344,8 +331,8 @@ def test_it_is_labelled_for_screen_readers(page):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_it_fits_a_phone_and_follows_the_theme(page_of, open_page, theme):
-    page = open_page(page_of, theme=theme, width=375, widgets=2).page
+def test_it_fits_a_phone_and_follows_the_theme(opened, theme):
+    page = opened(theme=theme, width=375).page
     for n in (0, 1):
         for text in ("x" * 150, "the other cat", "\t" * 150, HOSTILE):
             typed(page, text, n)

@@ -27,24 +27,8 @@ LONG = ordinary()
 SEEN = LONG[1000:1003]
 TEXTS = {0: (LONG, 4, SEEN), 1: (HOSTILE * 3, 3, "<"), 2: ("aab", 2, ""), 3: ("banana", 1, "")}
 CODE = "from bookformer.widgets import NGramView\n"
-
-
-@pytest.fixture(scope="module")
-def page_of(small_book):
-    """The address of the page."""
-    return small_book(
-        [f"{CODE}NGramView({text!r}, {order}, context={start!r})" for text, order, start in TEXTS.values()]
-    )
-
-
-@pytest.fixture
-def page(page_of, open_page):
-    watched = open_page(page_of)
-    watched.page.wait_for_function("document.querySelectorAll('.ngram-status').length >= 4")
-    yield watched.page
-    assert watched.page.evaluate("window.hacked") is None
-    assert watched.complaints == []
-    assert watched.elsewhere() == []
+CODES = [f"{CODE}NGramView({text!r}, {order}, context={start!r})" for text, order, start in TEXTS.values()]
+READY = (".ngram-status", 4)
 
 
 def widget(page, n=0):
@@ -191,9 +175,8 @@ def test_colours_are_those_of_the_key(page):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_it_fits_a_phone_and_follows_the_theme(page_of, open_page, theme):
-    page = open_page(page_of, theme=theme, width=375).page
-    page.wait_for_function("document.querySelectorAll('.ngram-status').length >= 4")
+def test_it_fits_a_phone_and_follows_the_theme(opened, theme):
+    page = opened(theme=theme, width=375).page
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
     for part in (".ngram-status", ".ngram input", ".ngram li button", ".ngram td", ".ngram-note"):
         ink = page.locator(part).first.evaluate("node => getComputedStyle(node).color").replace(" ", "")

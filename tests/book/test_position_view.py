@@ -29,12 +29,8 @@ FREE = (
     f"PositionView(scores[:2], [{HOSTILE!r}, '模型'], query_token={HOSTILE!r}, key_token='\\u202e', "
     "others='</script>', query=3, key=9, causal=False)"
 )
-
-
-@pytest.fixture(scope="module")
-def page_of(small_book):
-    """The address of the page."""
-    return small_book([CODE, SHOW, FREE])
+CODES = [CODE, SHOW, FREE]
+READY = (".pos-status", 2)
 
 
 @pytest.fixture(scope="module")
@@ -44,21 +40,6 @@ def scores():
     i = torch.arange(P)
     learned = torch.randn(P, P, generator=generator)
     return {"learned": learned, "relative": torch.randn(2 * P - 1, generator=generator)[i[:, None] - i + P - 1]}
-
-
-def opened(open_page, page_of, **how):
-    watched = open_page(page_of, **how)
-    watched.page.wait_for_function("document.querySelectorAll('.pos-status').length >= 2")
-    return watched
-
-
-@pytest.fixture
-def page(page_of, open_page):
-    watched = opened(open_page, page_of)
-    yield watched.page
-    assert watched.page.evaluate("window.hacked") is None
-    assert watched.complaints == []
-    assert watched.elsewhere() == []
 
 
 def status(page, n=0):
@@ -278,8 +259,8 @@ def test_it_is_labelled_for_screen_readers(page):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_it_fits_a_phone_and_follows_the_theme(page_of, open_page, theme):
-    page = opened(open_page, page_of, theme=theme, width=375).page
+def test_it_fits_a_phone_and_follows_the_theme(opened, theme):
+    page = opened(theme=theme, width=375).page
     for who in ("query", "key"):
         for edge in ("Home", "End"):
             handle(page, who).press(edge)

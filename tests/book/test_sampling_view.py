@@ -30,27 +30,7 @@ CODES = [
     "import IPython.display\nsame = SamplingView(['a', 'b'], [[0] * 40] * 2, ['t'] * 40)\n"
     "IPython.display.display(same, same)",
 ]
-
-
-@pytest.fixture(scope="module")
-def page_of(small_book):
-    """The address of the page."""
-    return small_book(CODES)
-
-
-def opened(open_page, page_of, **how):
-    watched = open_page(page_of, **how)
-    watched.page.wait_for_function("document.querySelectorAll('.samp tbody tr').length >= 17 + 5 + 17 + 17")
-    return watched
-
-
-@pytest.fixture
-def page(page_of, open_page):
-    watched = opened(open_page, page_of)
-    yield watched.page
-    assert watched.page.evaluate("window.hacked") is None
-    assert watched.complaints == []
-    assert watched.elsewhere() == []
+READY = (".samp tbody tr", 17 + 5 + 17 + 17)
 
 
 def same(*, seed=0, **settings):
@@ -377,8 +357,8 @@ def contrast(one, other):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_it_can_be_read_in_both_themes(page_of, open_page, theme):
-    page = opened(open_page, page_of, theme=theme).page
+def test_it_can_be_read_in_both_themes(opened, theme):
+    page = opened(theme=theme).page
     press(page, "Draw 100")
 
     def colour(part, name):
@@ -401,8 +381,8 @@ def test_it_can_be_read_in_both_themes(page_of, open_page, theme):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_it_fits_a_phone(page_of, open_page, theme):
-    page = opened(open_page, page_of, theme=theme, width=375).page
+def test_it_fits_a_phone(opened, theme):
+    page = opened(theme=theme, width=375).page
     for n in (0, 1, 2):
         press(page, "Draw 100", n)
         assert page.evaluate("document.documentElement.scrollWidth") <= 375
@@ -418,9 +398,9 @@ def test_it_fits_a_phone(page_of, open_page, theme):
         assert cut == 0
 
 
-def test_what_stands_below_stays_in_its_place(page_of, open_page):
+def test_what_stands_below_stays_in_its_place(opened):
     for width in (1280, 375):
-        page = opened(open_page, page_of, width=width).page
+        page = opened(width=width).page
         tops = []
         for heat, p in ((0, -1), (1, 49), (18, 94), (-1, -1)):
             move(page, "Temperature", heat)
