@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from transformers import BertConfig, BertForPreTraining, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from bookformer.config import ModelConfig
-from bookformer.heads import Classifier, LanguageModel, MaskedLanguageModel, RewardModel, SpanReader
+from bookformer.heads import Classifier, LanguageModel, MaskedLanguageModel, RewardModel, SpanReader, ValueModel
 from bookformer.transformer import Transformer
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
@@ -253,6 +253,20 @@ def test_a_reward_is_read_from_the_last_position_of_a_decoder():
         for row, length in ((0, 5), (1, 7)):
             vector = model.score.body(IDS[row : row + 1, :length])[0, -1]
             assert_close(rewards[row], model.score.out(vector)[0], **CLOSE)
+
+
+def test_a_value_is_read_from_each_position_and_sees_nothing_of_what_comes():
+    model = ValueModel(encoder(kind="decoder"))
+    shake(model)
+    values = model(IDS)
+    assert values.shape == (2, 7)
+    with torch.no_grad():
+        for row, length in ((0, 5), (1, 7), (1, 1)):
+            vector = model.body(IDS[row : row + 1, :length])[0, -1]
+            assert_close(values[row, length - 1], model.out(vector)[0], **CLOSE)
+    for kind in ("encoder", "encoder-decoder"):
+        with pytest.raises(ValueError, match=f"kind must be 'decoder', got '{kind}'"):
+            ValueModel(Transformer(ModelConfig(vocab_size=11, context_length=12, kind=kind)))
 
 
 def test_what_the_other_heads_pass_on():

@@ -1,8 +1,9 @@
 """What stands on a Transformer and makes an answer of its vectors.
 
-Chapters: GPT (language model), BERT (masked language model), Fine-tuning (classifier, span), Human feedback (reward).
-Papers: Press and Wolf 2017 (one table for reading in and reading out); Devlin et al. 2019 (masked words, next
-sentence, spans); Radford et al. 2018 (a classifier on a decoder); Ouyang et al. 2022 (reward).
+Chapters: GPT (language model), BERT (masked language model), Fine-tuning (classifier, span), Human feedback (reward,
+value). Papers: Press and Wolf 2017 (one table for reading in and reading out); Devlin et al. 2019 (masked words, next
+sentence, spans); Radford et al. 2018 (a classifier on a decoder); Ouyang et al. 2022 (reward); Schulman et al. 2017
+(value).
 Shapes: B batch, T positions, D model width, V tokens.
 """
 
@@ -158,6 +159,29 @@ class RewardModel(nn.Module):
     def forward(self, ids: Tensor, real: Tensor | None = None, **rest: object) -> Tensor:
         """From token ids (B, T), as `Classifier` takes them, to rewards (B,)."""
         return self.score(ids, real, **rest)[:, 0]
+
+
+class ValueModel(nn.Module):
+    """One number after each position: how much reward is still to come. The critic of PPO.
+
+    Args:
+        body: a decoder, for what is yet to be written must not be seen; it is trained with the head.
+
+    Raises:
+        ValueError: the body is not a decoder.
+    """
+
+    def __init__(self, body: Transformer) -> None:
+        super().__init__()
+        if body.config.kind != "decoder":
+            raise ValueError(f"a value must not see what comes: kind must be 'decoder', got {body.config.kind!r}")
+        self.body = body
+        self.out = nn.Linear(body.config.d_model, 1)
+        _draw_small(self.out)
+
+    def forward(self, ids: Tensor, **rest: object) -> Tensor:
+        """From token ids (B, T), and whatever else `Transformer.forward` takes, to values (B, T)."""
+        return self.out(self.body(ids, **rest))[..., 0]
 
 
 def _read(body: Transformer, ids: Tensor, real: Tensor | None, rest: dict) -> tuple[Tensor, Tensor]:
