@@ -3,6 +3,7 @@
 import importlib.machinery
 import importlib.util
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from bookformer.data import (
     load_files,
     load_gpt2_vocabulary,
     load_pairs,
+    load_rated,
     load_reviews,
     load_works,
     near_duplicates,
@@ -227,3 +229,34 @@ def test_documents_are_joined_with_a_mark_before_and_after_each():
 def test_an_empty_corpus_or_document(documents, message):
     with pytest.raises(ValueError, match=message):
         join_documents(documents, 9)
+
+
+def test_rated_sentences():
+    news = load_rated("news")
+    assert len(news) == 5190
+    assert len({row.group for row in news}) == 498
+    assert news[2] == (
+        "It's mainly a holiday celebration - toys from the sacks will be distributed to homeless kids.",
+        1.5,
+        "1",
+    )
+    assert {name: len(load_rated(name)) for name in ("tweets", "films", "products")} == {
+        "tweets": 4200, "films": 10605, "products": 3708
+    }  # fmt: skip
+    assert all(-4 <= row.rating <= 4 and row.text for row in news)
+    assert Counter("&amp;" in row.text for row in load_rated("tweets")) == {False: 4200}
+    with pytest.raises(ValueError, match="no rated sentences of 'books'; there are those of tweets, films, products"):
+        load_rated("books")
+
+
+def test_a_source_archive_that_is_missing_or_damaged(tmp_path, monkeypatch):
+    monkeypatch.setattr("bookformer.data.ARCHIVES", tmp_path / "archives")
+    with pytest.raises(ModuleNotFoundError, match=r"run `pip download --no-deps .* -d \".*archives\" vadersentiment=="):
+        load_rated("news")
+    (tmp_path / "archives").mkdir()
+    (tmp_path / "archives" / "other.tar.gz").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"vaderSentiment-3\.3\.2\.tar\.gz is missing .*run `pip download"):
+        load_rated("news")
+    (tmp_path / "archives" / "vaderSentiment-3.3.2.tar.gz").write_bytes(b"!")
+    with pytest.raises(ValueError, match=r"is not the file of vadersentiment==3\.3\.2: its sha256"):
+        load_rated("news")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bookformer.config import POSITIONS, ModelConfig
-from bookformer.generate import beam_search, generate, next_token_probabilities
+from bookformer.generate import answer_log_likelihoods, beam_search, generate, next_token_probabilities
 from bookformer.heads import LanguageModel
 
 SIZES = {"vocab_size": 11, "context_length": 16, "d_model": 16, "n_heads": 2, "dropout": 0.2, "tie_embeddings": False}
@@ -517,3 +517,92 @@ def test_what_is_written_can_be_trained_on():
         assert not found.is_inference()
         model(found).sum().backward()
         assert model.body.tokens.weight.grad.any()
+
+
+# Answers that are given
+
+PROMPTS = [[1, 2, 3, 4], [1, 2, 5], [1, 2, 3, 4, 6, 7, 8]]
+ANSWERS = [[9], [10, 1], [9, 3, 0], [2]]
+
+
+def one_by_one(made, prompts, answers):
+    """Each answer after each prompt, by itself, with no cache."""
+    made.eval()
+    found = torch.zeros(len(prompts), len(answers), dtype=torch.float64)
+    for (i, prompt), (j, answer) in itertools.product(enumerate(prompts), enumerate(answers)):
+        with torch.no_grad():
+            log_p = made(torch.tensor([prompt + answer]))[0].double().log_softmax(-1)
+        found[i, j] = sum(log_p[len(prompt) + n - 1, token] for n, token in enumerate(answer))
+    return found
+
+
+@pytest.mark.parametrize("positions", ["learned", "rotary", "alibi"])
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+def test_answers_are_weighed_as_one_by_one(positions, batch_size):
+    made = softer(model(positions=positions))
+    lists = [[3], [4, 5]], [[7, 1, 2]] * 2, [[1, 2], [1, 2, 3]], [[1, 2, 3], [1, 4, 3]], [[5, 6, 7], [8, 6, 7]]
+    for prompts in (PROMPTS, PROMPTS[:1], *lists):
+        found = answer_log_likelihoods(made, prompts, ANSWERS, batch_size=batch_size)
+        assert found.dtype == torch.float64
+        assert torch.allclose(found, one_by_one(made, prompts, ANSWERS), atol=1e-4)
+
+
+def test_the_likelihoods_of_all_that_can_come_make_one():
+    made = softer(model())
+    one = answer_log_likelihoods(made, PROMPTS, [[i] for i in range(11)])
+    two = answer_log_likelihoods(made, PROMPTS[:1], [[i, j] for i in range(11) for j in range(11)])
+    assert one.exp().sum(dim=1).tolist() == pytest.approx([1, 1, 1])
+    assert two.exp().sum().item() == pytest.approx(1)
+
+
+def test_what_prompts_share_is_read_once(monkeypatch):
+    made = model()
+    read = []
+    forward = made.body.forward
+    monkeypatch.setattr(made.body, "forward", lambda ids, **rest: read.append(tuple(ids.shape)) or forward(ids, **rest))
+    answer_log_likelihoods(made, [[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 7], [1, 2, 3, 4, 8]], [[1], [2]])
+    assert read == [(1, 4), (3, 2)]  # and one reading does for both answers
+    read.clear()
+    answer_log_likelihoods(made, [[1, 2, 3]] * 2, [[1], [2]])
+    assert read == [(1, 2), (1, 1)]  # the last token is always read with the rest
+
+
+def test_weighing_puts_the_model_back():
+    made = model().train()
+    first = answer_log_likelihoods(made, PROMPTS, ANSWERS)
+    assert made.training
+    assert torch.equal(first, answer_log_likelihoods(made.eval(), PROMPTS, ANSWERS))
+    assert not made.training
+
+
+@pytest.mark.parametrize(
+    ("prompts", "answers", "size", "message"),
+    [
+        ([], ANSWERS, 1, "there is no prompt"),
+        (PROMPTS, [], 1, "there is no answer"),
+        ([[1], []], ANSWERS, 1, "prompt 1 is empty"),
+        (PROMPTS, [[1], [2], []], 1, "answer 2 is empty"),
+        ([[1] * 15], ANSWERS, 1, r"a prompt of 15 tokens and an answer of 3 do not fit context_length \(16\)"),
+        (PROMPTS, ANSWERS, 0, "batch_size must be at least 1, got 0"),
+    ],
+)
+def test_answers_that_make_no_sense(prompts, answers, size, message):
+    with pytest.raises(ValueError, match=message):
+        answer_log_likelihoods(model(), prompts, answers, batch_size=size)
+
+
+def test_a_prompt_and_an_answer_may_fill_the_context():
+    made = model()
+    found = answer_log_likelihoods(made, [[1] * 14], ANSWERS)
+    assert torch.allclose(found, one_by_one_within(made, [1] * 14, ANSWERS), atol=1e-4)
+
+
+def one_by_one_within(made, prompt, answers):
+    """The same without reading an answer's last token, for which there may be no place."""
+    made.eval()
+    found = []
+    for answer in answers:
+        with torch.no_grad():
+            log_p = made(torch.tensor([prompt + answer[:-1]]))[0].double().log_softmax(-1)
+        found.append(sum(log_p[len(prompt) + n - 1, token] for n, token in enumerate(answer)))
+    return torch.stack(found)[None]

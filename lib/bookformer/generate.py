@@ -1,8 +1,9 @@
-"""Writing with a model: one token after another, each fed back in.
+"""Writing with a model: one token after another, each fed back in; and weighing answers that are given.
 
-Chapters: The Transformer (greedy), GPT. Papers: Fan et al. 2018 (top-k); Holtzman et al. 2020 (top-p, and why the
-likeliest text is not the best); Wu et al. 2016 (beams compared by their length).
-Shapes: B batch, T positions, V tokens, W hypotheses of a beam.
+Chapters: The Transformer (greedy), GPT, Prompting (answers). Papers: Fan et al. 2018 (top-k); Holtzman et al. 2020
+(top-p, and why the likeliest text is not the best); Wu et al. 2016 (beams compared by their length); Brown et al. 2020
+(answers compared by their likelihood).
+Shapes: B batch, T positions, V tokens, W hypotheses of a beam, N prompts, A answers.
 """
 
 from collections.abc import Sequence
@@ -194,6 +195,66 @@ def beam_search(
     return ids, total
 
 
+@torch.no_grad()
+def answer_log_likelihoods(
+    model: LanguageModel, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], *, batch_size: int = 16
+) -> Tensor:
+    """How likely each answer is after each prompt: the sum of its tokens' log-probabilities.
+
+    What all prompts begin with, such as the same few examples, is read once: its keys and values serve every prompt.
+
+    Args:
+        model: a decoder. It is in evaluation mode meanwhile.
+        prompts: N rows of token ids.
+        answers: A rows of token ids; each is asked about after every prompt.
+        batch_size: how many texts are read at once.
+
+    Returns:
+        (N, A) float64, in nats.
+
+    Raises:
+        ValueError: there is no prompt or no answer, one of them is empty, the longest of each do not fit the context,
+            or `batch_size` is below 1.
+    """
+    _check_answers(prompts, answers, model.config.context_length, batch_size)
+    first, shortest = prompts[0], min(map(len, prompts))
+    shared = next((i for i in range(shortest - 1) if any(p[i] != first[i] for p in prompts)), shortest - 1)
+    asked: dict[tuple[int, ...], list[tuple[int, int]]] = {}  # what is read after it: for which prompts and answers
+    for i, prompt in enumerate(prompts):
+        for j, answer in enumerate(answers):
+            asked.setdefault((*prompt[shared:], *answer[:-1]), []).append((i, j))
+    rows = sorted(asked, key=len, reverse=True)  # alike in length side by side, so that little is filled up
+    found = torch.zeros(len(prompts), len(answers), dtype=torch.float64)
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    try:
+        cache = model.new_cache()
+        if shared:
+            model(torch.tensor([first[:shared]], device=device), cache=cache, last=True)
+        for at in range(0, len(rows), batch_size):
+            some = rows[at : at + batch_size]
+            if shared:  # one copy of what is shared for each row
+                copies = torch.zeros(len(some), dtype=torch.long, device=device)
+                for one in cache:
+                    one.select(copies)
+            ids = torch.zeros(len(some), len(some[0]), dtype=torch.long, device=device)  # (B, T)
+            for x, row in zip(ids, some, strict=True):
+                x[: len(row)] = torch.tensor(row)  # what fills it up stands after the text, where nothing sees it
+            logits = model(ids, cache=cache)  # (B, T, V)
+            for one in cache:
+                one.length = shared  # forget the rows, keep what is shared
+            for said, row in zip(logits, some, strict=True):
+                for i, j in asked[row]:
+                    begin = len(prompts[i]) - shared - 1  # its last token predicts the answer's first
+                    log_p = said[begin : begin + len(answers[j])].double().log_softmax(-1)  # (answer, V)
+                    tokens = torch.tensor(answers[j], device=device)
+                    found[i, j] = log_p.gather(-1, tokens[:, None]).sum().item()
+    finally:
+        model.train(was_training)
+    return found
+
+
 def _last(model: LanguageModel, ids: Tensor, cache: Sequence[KVCache] | None, rest: dict[str, Tensor]) -> Tensor:
     """The logits after the last position (B, V)."""
     with torch.inference_mode():  # what PyTorch notes for gradients, even where none is wanted, takes time
@@ -214,6 +275,20 @@ def _check_prompt(model: LanguageModel, ids: Tensor, length: int) -> None:
     limit = model.config.context_length
     if length < 1 or ids.size(1) + length - 1 > limit:
         raise ValueError(f"a prompt of {ids.size(1)} tokens and {length} more do not fit context_length ({limit})")
+
+
+def _check_answers(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], limit: int, size: int) -> None:
+    for name, rows in (("prompt", prompts), ("answer", answers)):
+        if not len(rows):
+            raise ValueError(f"there is no {name}: give at least one")
+        for i, row in enumerate(rows):
+            if not len(row):
+                raise ValueError(f"{name} {i} is empty: it needs at least one token")
+    prompt, answer = max(map(len, prompts)), max(map(len, answers))
+    if prompt + answer - 1 > limit:
+        raise ValueError(f"a prompt of {prompt} tokens and an answer of {answer} do not fit context_length ({limit})")
+    if size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {size}")
 
 
 def _check_choice(temperature: float, top_k: int | None, top_p: float, vocab_size: int) -> None:

@@ -4,13 +4,17 @@ Chapters: all that measure. Loss is cross-entropy, in nats for each token.
 """
 
 import math
-from collections.abc import Sequence
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from sacrebleu.metrics import CHRF
 from torch import Tensor, nn
 
+from bookformer.objectives import pad
 from bookformer.tokenizers import Tokenizer
 
 
@@ -103,6 +107,31 @@ def nats_per_character(
     return losses.sum().item() * n / len(tokenizer.decode(targets))
 
 
+def predict(
+    model: Callable[[Tensor, Tensor], Tensor], texts: Sequence[Sequence[int]], padding: int, *, batch_size: int = 32
+) -> Tensor:
+    """What a model says of each text, in the texts' order. Texts of like length are computed together.
+
+    Args:
+        model: takes ids (B, T) and bool (B, T), False where there is padding; returns (B, ...). Its mode stays.
+        texts: N of them, as lists of ids.
+        padding: the id that fills what is left, at the end.
+        batch_size: B, how many are computed at once.
+
+    Returns:
+        (N, ...), such as logits.
+
+    Raises:
+        ValueError: there are no texts, or one is empty.
+    """
+    if not texts or not all(texts):
+        raise ValueError(f"there must be texts, none of them empty; got {len(texts)}")
+    order = torch.tensor(sorted(range(len(texts)), key=lambda i: len(texts[i])))
+    with torch.no_grad():
+        found = torch.cat([model(*pad([texts[i] for i in part], padding)) for part in order.split(batch_size)])
+    return found[order.argsort()]
+
+
 def exact_match(answers: Sequence[str], references: Sequence[str]) -> float:
     """The share of answers that are their reference, character by character.
 
@@ -111,6 +140,68 @@ def exact_match(answers: Sequence[str], references: Sequence[str]) -> float:
     """
     _require_pairs(answers, references)
     return sum(a == r for a, r in zip(answers, references, strict=True)) / len(answers)
+
+
+def plain_answer(text: str) -> str:
+    """An answer as SQuAD compares it: small letters, no ASCII punctuation, no articles, single spaces.
+
+    Rajpurkar et al. 2016.
+    """
+    kept = "".join(c for c in text.lower() if c not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())
+
+
+def answer_scores(answer: str, references: Sequence[str]) -> tuple[float, float]:
+    """SQuAD's exact match and F1 of one answer: the best over the references, each in its plain form.
+
+    F1 is the harmonic mean of precision and recall, counted in words. An empty answer says that there is none: it is
+    right, with 1 and 1, where the reference is empty too (Rajpurkar et al. 2018).
+
+    Raises:
+        ValueError: there is no reference.
+    """
+    if not references:
+        raise ValueError(f"there is nothing to compare the answer {answer!r} with")
+    given = plain_answer(answer).split()
+    exact = f1 = 0.0
+    for reference in references:
+        wanted = plain_answer(reference).split()
+        exact = max(exact, float(given == wanted))
+        shared = sum((Counter(given) & Counter(wanted)).values())
+        if not given or not wanted:
+            f1 = max(f1, float(given == wanted))
+        elif shared:
+            precision, recall = shared / len(given), shared / len(wanted)
+            f1 = max(f1, 2 * precision * recall / (precision + recall))
+    return exact, f1
+
+
+def best_spans(first: Tensor, last: Tensor, allowed: Tensor, longest: int) -> tuple[Tensor, Tensor]:
+    """The span with the highest sum of two logits, in each text: that of its first position and that of its last.
+
+    Args:
+        first: logits of the first position (B, T).
+        last: logits of the last position (B, T).
+        allowed: bool (B, T), where spans may begin and end: the text, without question and padding.
+        longest: the most positions in a span.
+
+    Returns:
+        First and last positions (B, 2), both inside the span; and the sums (B,).
+
+    Raises:
+        ValueError: `longest` is below 1, or a text has no position that is allowed.
+    """
+    if longest < 1:
+        raise ValueError(f"a span has at least one position: longest is {longest}")
+    if not allowed.any(dim=1).all():
+        raise ValueError(f"text {int((~allowed.any(dim=1)).nonzero()[0])} has no position where a span may begin")
+    t = first.size(1)
+    at = torch.arange(t, device=first.device)
+    length = at - at[:, None] + 1  # (T, T): from row to column
+    fits = (length >= 1) & (length <= longest) & allowed[:, :, None] & allowed[:, None, :]  # (B, T, T)
+    sums = (first[:, :, None] + last[:, None, :]).masked_fill(~fits, float("-inf"))  # (B, T, T)
+    best, place = sums.flatten(start_dim=1).max(dim=1)
+    return torch.stack([place // t, place % t], dim=1), best
 
 
 def chrf(answers: Sequence[str], references: Sequence[str]) -> float:
@@ -131,6 +222,49 @@ def _require_pairs(answers: Sequence[str], references: Sequence[str]) -> None:
         raise ValueError(
             f"there must be as many answers as references, at least one: {len(answers)}, {len(references)}"
         )
+
+
+def calibration_error(probabilities: Tensor, labels: Tensor, *, bins: int = 10) -> float:
+    """How far a classifier's confidence is from how often it is right: 0 if 80% sure is 80% right.
+
+    The expected calibration error of Naeini et al. 2015 and Guo et al. 2017: answers are sorted into bins of equal
+    width by the probability of the likeliest class; in each bin the mean of that probability is compared with the
+    share of right answers; the differences, without their signs, are averaged over all answers.
+
+    Args:
+        probabilities: (N, C), each row a distribution over the classes.
+        labels: (N,), the true classes.
+        bins: how many.
+
+    Raises:
+        ValueError: there is nothing, the sizes disagree, there is only one class, a row is no distribution, a label is
+            outside the classes, or there is no bin.
+    """
+    probabilities = probabilities.double()
+    if (
+        probabilities.dim() != 2
+        or not len(labels)
+        or probabilities.size(1) < 2
+        or labels.shape != probabilities.shape[:1]
+    ):
+        raise ValueError(
+            "there must be a label (N,) for each row of probabilities (N, C), at least one, and at least two classes; "
+            f"got shapes {tuple(labels.shape)} and {tuple(probabilities.shape)}"
+        )
+    sums = probabilities.sum(dim=1)
+    if not ((probabilities >= 0).all() and ((sums - 1).abs() < 1e-4).all()):
+        wrong = int(((probabilities < 0).any(dim=1) | ~((sums - 1).abs() < 1e-4)).nonzero()[0])
+        raise ValueError(f"row {wrong} is no distribution: {probabilities[wrong].tolist()}")
+    low, high = labels.aminmax()
+    if low < 0 or high >= probabilities.size(1):
+        raise ValueError(f"labels run from {low} to {high}, and the classes from 0 to {probabilities.size(1) - 1}")
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, got {bins}")
+    confidence, guess = probabilities.max(dim=1)  # (N,)
+    right = (guess == labels).double()  # (N,)
+    bin_of = (confidence * bins).long().clamp(max=bins - 1)  # (N,)
+    gaps = torch.zeros(bins, dtype=torch.float64).index_add(0, bin_of, confidence - right)  # (bins,), times its size
+    return gaps.abs().sum().item() / len(labels)
 
 
 def bootstrap_interval(

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bookformer.tokenizers import Tokenizer
+
 IGNORED = -100
 
 
@@ -165,6 +167,57 @@ def encode_pair(
         m, n = (m - 1, n) if m > n else (m, n - 1)
     ids = [cls, *first[:m], sep, *second[:n], sep]
     return ids, [0] * (m + 2) + [1] * (n + 1)
+
+
+class Question(NamedTuple):
+    """A question and a text for a model that reads out a span. All have as many places."""
+
+    ids: list[int]
+    segments: list[int]  # 0 for the question, 1 for the text
+    words: list[int]  # which word of the text each place belongs to; -1 where it is none
+    span: tuple[int, int]  # first and last place of the answer; (0, 0), which is [CLS], if there is none
+
+
+def encode_question(
+    tokenizer: Tokenizer, question: str, words: Sequence[str], answer: Sequence[str] | None, *, length: int
+) -> Question:
+    """BERT's input for a question about a text: [CLS] question [SEP] text [SEP], and where the answer is in it.
+
+    Devlin et al. 2019. The text comes as words, so that an answer can be given in them whatever tokens they make.
+
+    Args:
+        tokenizer: with [CLS] and [SEP] among its special tokens.
+        question: as it is.
+        words: the text's.
+        answer: the words of the answer, which stand side by side in the text, there for the first time; None if the
+            text does not say.
+        length: the most places. Nothing is cut.
+
+    Raises:
+        ValueError: the answer is empty or not in its text, or there are too many tokens.
+    """
+    span = (0, 0)
+    if answer is not None:
+        n = len(answer)
+        starts = [i for i in range(len(words) - n + 1) if list(words[i : i + n]) == list(answer)]
+        if not n or not starts:
+            raise ValueError(f"the answer {' '.join(answer)!r} is not in its text: {' '.join(words)[:80]!r}")
+    cls, sep = tokenizer.special["[CLS]"], tokenizer.special["[SEP]"]
+    ids = [cls, *tokenizer.encode(question), sep]
+    asked = len(ids)
+    places = [-1] * asked
+    for at, word in enumerate(words):
+        pieces = tokenizer.encode(word)
+        ids += pieces
+        places += [at] * len(pieces)
+    ids.append(sep)
+    places.append(-1)
+    if len(ids) > length:
+        raise ValueError(f"question and text are {len(ids)} tokens, more than the length of {length}")
+    if answer is not None:
+        inside = [i for i, word in enumerate(places) if starts[0] <= word < starts[0] + n]
+        span = (inside[0], inside[-1])
+    return Question(ids, [0] * asked + [1] * (len(ids) - asked), places, span)
 
 
 def next_sentence_pairs(

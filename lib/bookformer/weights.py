@@ -32,6 +32,7 @@ from bookformer.transformer import Transformer
 
 M = TypeVar("M", bound=nn.Module)
 MODELS = Path(__file__).with_name("models")
+RUNS = Path(__file__).with_name("runs")  # experiments with them, recorded
 MINILM = ModelConfig(
     kind="encoder",
     vocab_size=30_522,
@@ -76,6 +77,19 @@ def load_run(name: str) -> dict:
     if name not in pretrained_names():
         raise ValueError(f"there is no pretrained model {name!r}; there is {', '.join(pretrained_names())}")
     return json.loads(MODELS.joinpath(f"{name}.json").read_text(encoding="utf-8"))
+
+
+def load_record(name: str) -> dict:
+    """An experiment that is too long for a page, as the tool of the same name wrote it down: what was done, with what
+    data, and what came of it.
+
+    Raises:
+        ValueError: there is no such record.
+    """
+    names = sorted(path.stem for path in RUNS.glob("*.json"))
+    if name not in names:
+        raise ValueError(f"there is no recorded run {name!r}; there is {', '.join(names)}")
+    return json.loads(RUNS.joinpath(f"{name}.json").read_text(encoding="utf-8"))
 
 
 def load_pretrained(name: str) -> tuple[LanguageModel, BPETokenizer]:
