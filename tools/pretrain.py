@@ -188,8 +188,12 @@ def library_hash() -> str:
 
 def machine(recipe: Recipe) -> str:
     """What trained it, in words."""
-    capability = torch.backends.cpu.get_cpu_capability()
-    return f"{platform.machine()}, {capability}, threads used: {recipe.threads}"
+    return machine_of(recipe.threads)
+
+
+def machine_of(threads: int) -> str:
+    """A machine in words, with how many of its threads were used."""
+    return f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, threads used: {threads}"
 
 
 if __name__ == "__main__":
