@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 HAVE = @$(PYTHON) -c "" 2>/dev/null || { echo "$(PYTHON) does not run. Install Python 3.11, 3.12 or 3.13, or say which: make PYTHON=..."; exit 1; }
 
-.PHONY: help book test lab edit notebooks check mutants seeds bench address lock clean env
+.PHONY: help book test lab edit notebooks check mutants seeds ledger bench address lock clean env
 
 help: ## these lines
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -19,7 +19,7 @@ test: ## install what is missing, and run every test
 	$(HAVE)
 	@$(PYTHON) tools/environment.py test
 	@$(RUN) tools/assets.py
-	@$(RUN) -m pytest
+	@$(RUN) -m pytest -n 2
 
 lab: env ## play with copies of the chapters in JupyterLab (in lab/, which git ignores)
 	@mkdir -p lab && for f in notebooks/*.ipynb; do [ -e lab/$${f##*/} ] || cp $$f lab/; done
@@ -41,6 +41,9 @@ mutants: env ## break the code line by line, and see a test fail each time
 
 seeds: env ## run a chapter's checks with five seeds, and print each margin: make seeds CHAPTER=04
 	@$(RUN) tools/seeds.py $(CHAPTER)
+
+ledger: env ## count what chapters hold, time those that changed, and write book/ledger.md (ALL=1: time all, 20 minutes)
+	@$(RUN) tools/ledger.py $(if $(ALL),--all)
 
 bench: env ## measure the library beside others (20 minutes), and write book/benchmarks.md
 	@OMP_NUM_THREADS=1 $(RUN) tools/bench.py

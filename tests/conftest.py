@@ -1,15 +1,19 @@
 """What several test files share."""
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import recorder
+from xdist.scheduler import LoadScopeScheduling
 
 import environment
 
 ROOT = Path(__file__).parents[1]
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests of `make test` share the cores as processes
 
 
 def pytest_configure(config):
@@ -24,6 +28,22 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.get_closest_marker("last") is not None)
+
+
+class ByFile(LoadScopeScheduling):
+    """Tests of one file run in one process, and share its fixtures; so does what comes last about a chapter.
+
+    It asks what the recorder noted while nbval ran the chapter in that process.
+    """
+
+    def _split_scope(self, nodeid):
+        file, _, test = nodeid.partition("::")
+        chapter = re.fullmatch(r"test_a_chapter_holds_what_it_holds\w*\[(.+)\]", test)
+        return f"notebooks/{chapter[1]}.ipynb" if chapter else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

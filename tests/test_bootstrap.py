@@ -35,7 +35,7 @@ ALONE = ["peft==0.17.1"]  # what it asks for would bring torch along
 PIP = ["-m", "pip", "--disable-pip-version-check", "--quiet"]
 # All that the bootstrap may add: the library, what it asks for that Colab has not, and data packages.
 NEW = {"bookformer", "sacrebleu", "portalocker", "colorama", "gguf"}
-NEW |= {"onnx", "onnxruntime", "protobuf", "flatbuffers", "ml-dtypes", "cloudpickle"}
+NEW |= {"onnx", "onnxruntime", "protobuf", "flatbuffers", "ml-dtypes"}
 NEW |= {
     line.split("==")[0] for line in (ROOT / "requirements-data.txt").read_text().splitlines() if re.match(r"\w", line)
 }
@@ -150,6 +150,7 @@ def test_a_chapter_runs_alone_in_colab(name, colab, wheel, tmp_path):
         del code[2:]
     before = colab.look(tmp_path / "empty")
     assert (before["bookformer"], *before["kept"]) == (None, "torch", "numpy")
+    assert not NEW & set(before["installed"])  # what NEW names is removed between these tests
     state = client.execute().metadata.get("widgets", {}).get(notebooks.STATE, {}).get("state", {})
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     outputs = [output for cell in code for output in cell.outputs]

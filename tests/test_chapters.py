@@ -84,10 +84,19 @@ def run_again(notebook):
 
 @pytest.mark.last
 @pytest.mark.parametrize("name", CHAPTERS)
-def test_a_chapter_holds_what_it_holds_when_run_again_and_takes_no_longer_than_it_may(name):
+def test_a_chapter_holds_what_it_holds_when_run_again_and_takes_no_longer_than_it_may(name, record_property):
     path = notebooks.notebook_path(name)
     stored = notebooks.read(path)
     again = recorder.RUNS.get(str(path)) or run_again(stored)
     assert list(recorder.differences(recorder.states(stored), again.states, recorder.loose(stored))) == []
+    record_property("cpu_seconds", again.seconds)  # for tools/ledger.py
     least = 0 if os.name == "nt" else 1  # Windows does not count the seconds of children
     assert least <= again.seconds <= MORE_CPU_SECONDS.get(name, MAX_CPU_SECONDS)
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_what_comes_last_about_a_chapter_runs_in_the_process_that_ran_its_cells(name, root, request):
+    by_file = request.config.pluginmanager.get_plugin(str(root / "tests" / "conftest.py")).ByFile
+    last = test_a_chapter_holds_what_it_holds_when_run_again_and_takes_no_longer_than_it_may.__name__
+    ids = f"notebooks/{name}.ipynb::Cell 0", f"tests/test_chapters.py::{last}[{name}]"
+    assert {by_file._split_scope(None, nodeid) for nodeid in ids} == {f"notebooks/{name}.ipynb"}
