@@ -19,6 +19,7 @@ from bookformer.data import (
     load_pairs,
     load_rated,
     load_reviews,
+    load_valences,
     load_works,
     near_duplicates,
     split_works,
@@ -249,10 +250,23 @@ def test_rated_sentences():
         load_rated("books")
 
 
+def test_valences_of_words():
+    valences = load_valences()
+    assert len(valences) == 7209
+    assert valences["love"] == (3.2, (3, 3, 3, 3, 3, 3, 3, 4, 4, 3))
+    assert valences["lol"].mean == 1.8  # which the file has twice, at first as 2.9; VADER itself takes the latter
+    assert all(word.isalpha() and word == word.lower() for word in valences)
+    for word, (mean, ratings) in valences.items():
+        assert len(ratings) == 10
+        assert all(-4 <= rating <= 4 for rating in ratings)
+        assert word == "lmfao" or abs(sum(ratings) / 10 - mean) < 0.051  # one line's ratings and mean disagree
+
+
 def test_a_source_archive_that_is_missing_or_damaged(tmp_path, monkeypatch):
     monkeypatch.setattr("bookformer.data.ARCHIVES", tmp_path / "archives")
-    with pytest.raises(ModuleNotFoundError, match=r"run `pip download --no-deps .* -d \".*archives\" vadersentiment=="):
-        load_rated("news")
+    for load in (lambda: load_rated("news"), load_valences):
+        with pytest.raises(ModuleNotFoundError, match=r"run `pip download .* -d \".*archives\" vadersentiment=="):
+            load()
     (tmp_path / "archives").mkdir()
     (tmp_path / "archives" / "other.tar.gz").write_bytes(b"")
     with pytest.raises(ValueError, match=r"vaderSentiment-3\.3\.2\.tar\.gz is missing .*run `pip download"):

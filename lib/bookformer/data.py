@@ -55,6 +55,9 @@ CORPORA = {
         "MIT (the package's); ICD-10-CM, of the US government's NCHS after the WHO's ICD-10, for study",
     ),
     "licences": Corpus("spdx==2.5.1", "spdx", "data", "CC0 1.0 (the package); licence texts, to be copied verbatim"),
+    "digits": Corpus(
+        "scikit-learn==1.9.1", "sklearn", "datasets/data", "CC BY 4.0 (UCI's pictures); BSD (the package)"
+    ),
 }
 # Where a package's source archive lies, for those whose texts pip does not install
 ARCHIVES = Path(sys.prefix, "share", "bookformer")
@@ -140,6 +143,27 @@ def load_rated(source: str) -> list[Rated]:
         text = inner.extractfile(f"hutto_ICWSM_2014/{RATED[source]}").read().decode("utf-8", "replace")
     rows = [line.split("\t") for line in text.splitlines() if line.count("\t") == 2]
     return [Rated(html.unescape(text).strip(), float(rating), name.split("_")[0]) for name, rating, text in rows]
+
+
+class Valence(NamedTuple):
+    """How good or bad people found a word."""
+
+    mean: float  # of the ratings, to one decimal, from -4 to 4
+    ratings: tuple[int, ...]  # those of 10 people, each from -4 to 4
+
+
+def load_valences() -> dict[str, Valence]:
+    """The words of VADER's lexicon, in lower case, with what people made of each (Hutto and Gilbert 2014); without
+    smileys, abbreviations with signs in them, and whatever else is not letters alone.
+
+    Raises:
+        ValueError: the source archive is not the one that the book was written with.
+        ModuleNotFoundError: it is not there; the message is the pip command.
+    """
+    with tarfile.open(checked_path("rated", "vaderSentiment-3.3.2.tar.gz")) as archive:
+        text = archive.extractfile("vaderSentiment-3.3.2/vaderSentiment/vader_lexicon.txt").read().decode("utf-8")
+    rows = [line.split("\t") for line in text.splitlines() if line]
+    return {word: Valence(float(mean), tuple(json.loads(ratings))) for word, mean, _, ratings in rows if word.isalpha()}
 
 
 def load_pairs() -> list[tuple[str, str]]:

@@ -48,7 +48,7 @@ class FeedbackConfig:
     epochs: int = 2  # how often a round's texts are learnt from
     group: int = 4  # GRPO: texts on each prompt, which are compared with each other
     temperature: float = 1.0  # of writing, and of every log-probability
-    clip: float = 0.2  # the ratio stays within 1 - clip and 1 + clip
+    clip: float = 0.2  # a token whose ratio is beyond 1 - clip or 1 + clip is pushed no farther
     beta: float = 0.1  # what a nat of KL from the reference costs, in units of the reward; 0 for nothing
     max_kl: float | None = None  # nats a text, above which training stops; None for never
     gamma: float = 1.0  # PPO: what a reward is worth one token later
@@ -119,9 +119,9 @@ def ppo(
 
     Raises:
         ValueError: at the call: what was given does not fit together. Later: the rewards of a round are of the wrong
-            shape, not finite, or all equal, be it because every text earns the most there is; training stops, with
-            the weights of the round before.
-        RuntimeError: the KL of a round is above `max_kl`; training stops, with the weights of the round before.
+            shape, not finite, or all equal, be it because every text earns the most there is; training stops, and
+            the policy stays as it is then.
+        RuntimeError: the KL of a round is above `max_kl`; training stops, and the policy stays as it is then.
         FloatingPointError: as `train.fit`.
     """
     return _Learning(policy, value, reference, reward, prompts, config, train, stop).rounds(progress)

@@ -114,6 +114,7 @@ class PictureView(anywidget.AnyWidget):
             return
         count, layers, heads = self.shape[0], *self.shape[4:]
         if name == "word":
+            self._check_place("picture", picture, picture)  # traits are validated in no certain order
             size, of = len(self.words[picture]), f" of picture {picture}"
         else:
             size, of = {"picture": count, "layer": layers, "head": heads}[name], ""
