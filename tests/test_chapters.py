@@ -19,6 +19,7 @@ MAX_CPU_SECONDS = 180
 LONG = ("06-positions", "07-the-transformer", "09-bert", "10-gpt", "11-other-objectives", "12-fine-tuning")
 MORE_CPU_SECONDS = dict.fromkeys(LONG, 240)
 MORE_CPU_SECONDS["13-prompting"] = 240
+MORE_CPU_SECONDS["15-human-feedback"] = 300
 
 
 def test_there_are_chapters():
