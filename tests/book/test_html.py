@@ -6,7 +6,7 @@ import pytest
 
 import notebooks
 
-PROSE = ["book/index", "book/articles", "book/notation", "book/glossary", "book/benchmarks", "book/references"]
+PROSE = [f"book/{n}" for n in ("index", "articles", "notation", "glossary", "ledger", "benchmarks", "references")]
 CHAPTERS = {f"notebooks/{path.stem}": path for path in sorted((notebooks.ROOT / "notebooks").glob("*.ipynb"))}
 PAGES = [*PROSE, *CHAPTERS]
 CHAPTER = "notebooks/04-attention"  # whose widgets are tried here
