@@ -169,6 +169,9 @@ def test_a_turn_keeps_the_middle_and_moves_the_edge():
     slope = (turned[:, 1] - turned[:, 6]) @ torch.arange(8.0) / 2  # columns from row 6 up to row 1
     assert -3.2 < slope.min() < -2.3  # five rows up, 5 tan(0.5) columns aside, or 2.73
     assert 2.3 < slope.max() < 3.2
+    lying = redraw(picture.mT, 200, turn=0.5, stretch=0, shift=0)  # by the same angles
+    lean = (lying[:, :, 1] - lying[:, :, 6]) @ torch.arange(8.0) / 2
+    assert torch.allclose(lean, -slope, atol=1e-4)  # what turns one way lets the two lean to opposite sides
 
 
 def test_a_stretch_keeps_the_middle_and_changes_the_width():
