@@ -301,6 +301,19 @@ def test_modes_come_back_as_they_were():
     assert policy.training
 
 
+@pytest.mark.parametrize("rounds", [1, 2], ids=["stopped early", "to the end"])
+@pytest.mark.parametrize("training", [True, False])
+def test_what_was_learnt_is_left_in_the_modes_that_it_came_in(training, rounds):
+    policy, value = language_model(dropout=0.5).train(training), value_model(dropout=0.5).train(not training)
+    running = learn(ppo, policy, value=value)
+    assert len([next(running) for _ in range(rounds)]) == rounds
+    assert not policy.training  # between rounds it is asked, and must not answer with dropout
+    assert not list(running) if rounds == 2 else running.close() is None
+    assert (policy.training, value.training) == (training, not training)
+    if not training:  # as a policy that is measured after its training
+        assert torch.equal(*(log_probabilities(policy, PROMPTS) for _ in range(2)))
+
+
 def wrong(value, at=0):
     def reward(ids, real):
         scores = height(ids, real)

@@ -245,9 +245,11 @@ class _Learning:
         return self._rounds(fit(self.actor, self.batches, self.train, loss=self.loss, progress=progress))
 
     def _rounds(self, steps: Iterator) -> Iterator[Round]:
-        for done in steps:
-            if done.step % self.steps == 0:
-                yield Round(self.number, **self.told, clip_share=sum(self.held) / len(self.held))
+        # `fit` leaves the actor as it was made; what it is made of was in modes of its own
+        with _evaluating(self.policy, self.value), contextlib.closing(steps):
+            for done in steps:
+                if done.step % self.steps == 0:
+                    yield Round(self.number, **self.told, clip_share=sum(self.held) / len(self.held))
 
     def batches(self, generator: torch.Generator) -> Iterator[Batch]:
         """Rounds without end, each written by the policy as it then is."""
