@@ -159,7 +159,7 @@ def runs(*rooms):
 def test_margins_are_counted_in_standard_deviations():
     lines, bad = seeds.judge(runs(9.0, 10.0, 11.0))
     assert bad == 0
-    assert lines == ["  10.0 sd  it is low", "   exact  it is so"]
+    assert lines == ["  10.0 sd  it is low  (9 10 11)", "   exact  it is so"]
 
 
 def test_a_near_check_and_a_false_one_are_bad():

@@ -4,8 +4,8 @@
     python tools/seeds.py 04 --seeds 3
 
 A check given as `above(...)` or `below(...)` has a margin. Where it differs from seed to seed, the check is about
-something trained or drawn, and its smallest safe distance is three standard deviations. Other checks must hold at
-every seed. The command fails if one is too near or false.
+something trained or drawn, and its smallest safe distance is three standard deviations; in brackets are the margins,
+seed by seed. Other checks must hold at every seed. The command fails if one is too near or false.
 """
 
 import argparse
@@ -66,7 +66,10 @@ def judge(runs: list[list[tuple[str, bool, float | None]]]) -> tuple[list[str], 
         distance = statistics.mean(rooms) / spread if spread else float("inf")
         bad += not always or distance < ENOUGH
         verdict = f"{distance:6.1f} sd" if spread else "   exact" if always else "        "
-        rows.append((distance if always else -1, f"{verdict}  {'' if always else 'FALSE at some seed: '}{claim}"))
+        margins = f"  ({' '.join(f'{room:.3g}' for room in rooms)})" if spread else ""
+        rows.append(
+            (distance if always else -1, f"{verdict}  {'' if always else 'FALSE at some seed: '}{claim}{margins}")
+        )
     return [line for _, line in sorted(rows, key=lambda row: row[0])], bad
 
 
