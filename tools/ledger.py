@@ -26,17 +26,18 @@ TIMES = notebooks.ROOT / "book" / "ledger.json"
 PAGE = notebooks.ROOT / "book" / "ledger.md"
 LAST = "test_a_chapter_holds_what_it_holds_when_run_again_and_takes_no_longer_than_it_may"
 PROCESSES = 2
-HEAD = "chapter, processor seconds, code cells, checks, articles' claims, widgets, exercises, ignored".split(", ")
+HEAD = "chapter seconds cells checks claims widgets exercises ignored".split()
 TEXT = """# The chapters in numbers
 
 Counted in the notebooks by a tool, `make ledger`, which runs the chapters whose code has changed. A test compares this
 page with them.
 
-- **Processor seconds** are those of one thread, in a run of strict nbval: every cell is executed, and its output
+- **Seconds** are those of one processor core, in a run of strict nbval: every cell is executed, and its output
   compared with the stored one.
+- **Cells** are those with code.
 - **Checks** are the sentences that `check(...)` printed: claims that stopped the page if they were false.
-- **Articles' claims** are the rows of [the list](articles.md) that the chapter's boxes take up, or 1 for a box about
-  something that the list does not hold.
+- **Claims** of the articles are the rows of [the list](articles.md) that the chapter's boxes take up, or 1 for a box
+  about something that the list does not hold.
 - **Ignored** are cells whose printed numbers depend on training, which differs in the last digits from processor to
   processor. nbval runs them and does not compare what they print; the next cell checks what was measured. At most a
   third of a chapter's cells may be such.
