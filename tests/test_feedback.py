@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+import statistics
 
 import pytest
 import torch
@@ -42,6 +43,9 @@ def test_it_is_of_this_recipe_and_this_data(record, world):
                 steps = tool.FEEDBACK.epochs * tool.FEEDBACK.texts // tool.LEARNT.batch_size
                 assert len(run["rounds"]) == tool.LEARNT.steps // steps
                 assert run["rounds"][0]["kl"] == pytest.approx(0, abs=0.01)
+                # measured alike in training and after it, on prompts of other works, and so without dropout
+                last = statistics.mean(told["kl"] for told in run["rounds"][-5:])
+                assert run["after"]["kl"] == pytest.approx(last, rel=0.35), name
 
 
 def test_it_begins_again_as_it_was_recorded(record, world):

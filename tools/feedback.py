@@ -75,7 +75,7 @@ VARIANTS = {
     "PPO, beta 0.15": Variant("ppo", 0.15, 3e-4),
     "PPO, beta 0.15, rate 0.0007": Variant("ppo", 0.15, 7e-4),
     "PPO, beta 0": Variant("ppo", 0.0, 7e-4),
-    "GRPO": Variant("grpo", 0.2, 3e-4),
+    "GRPO": Variant("grpo", 0.35, 3e-4),
     "DPO": Variant("dpo", 0.1, 2e-4),
 }
 
