@@ -166,6 +166,8 @@ def test_a_page_is_legible_and_no_wider_than_the_screen(html, open_page, page, t
     opened = open_page(address, theme=theme, width=1280, widgets=WIDGETS.get(page, 0)).page
     assert opened.evaluate("document.documentElement.dataset.theme") == theme
     assert opened.evaluate("document.documentElement.scrollWidth") <= 1280
+    cut = "[...document.querySelectorAll('.cell_output div.output pre')].filter(e => e.scrollWidth > e.clientWidth + 1)"
+    assert opened.evaluate(f"{cut}.map(e => e.textContent)") == []  # printed sentences break
     for place in ["article", "article [role=status]", "article blockquote"]:
         for element in opened.locator(place).all()[:4]:
             assert contrast(element) >= 4.5, place
